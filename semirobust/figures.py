@@ -1,0 +1,143 @@
+"""Figures and tables: one style, the same bytes on every run, and a note of where each figure came from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import style as matplotlib_style
+from matplotlib.figure import Figure
+
+from semirobust import runs, storage
+from semirobust.provenance import versions
+
+#: What each colour means, in every figure (Okabe and Ito's palette: told apart with any colour vision).
+COLORS: dict[str, str] = {
+    "printed": "#4d4d4d",  # a number the papers print
+    "ours": "#0072B2",  # the same quantity, measured here
+    "control": "#E69F00",  # a shuffled or otherwise uninformative baseline
+    "robust": "#009E73",  # a robust network, a success, a proved bound
+    "attacked": "#D55E00",  # attacked inputs, a failure, a counterexample
+    "other": "#CC79A7",  # anything else: a second model, another method
+    "clean": "#56B4E9",  # clean inputs, a standard network
+}
+STYLE_FILE = Path(__file__).with_name("semirobust.mplstyle")
+MISSING = "—"  # a value that a table does not have
+NOT_RUN = "not run"  # a value of a profile that has no results yet
+
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Inside ``with style():``, figures have the style of this package; the earlier one comes back after."""
+    with matplotlib_style.context(["default", STYLE_FILE]):
+        yield
+
+
+def use_style() -> None:
+    """Sets the style for the rest of the process: the first cell of a notebook calls it."""
+    matplotlib_style.use(["default", STYLE_FILE])
+
+
+def save_figure(
+    figure: Figure,
+    name: str,
+    *,
+    profile: str,
+    sources: Iterable[runs.Record | str | os.PathLike[str]] = (),
+    data: Any = None,
+    notebook: str | None = None,
+) -> list[Path]:
+    """Writes NAME.png, NAME.pdf and NAME.json under ``figures/PROFILE``, each atomically; returns the
+    paths.
+
+    The JSON says which result files the figure was drawn from (`sources`: records or paths, with their
+    sha256), the numbers it shows (`data`: whatever JSON can hold), the notebook and the versions. Nothing
+    in the three files depends on the time, the commit or the machine's folders: the same numbers and
+    versions give the same bytes. Raises ValueError for an unknown profile or a bad name, FileNotFoundError
+    for a missing source, OSError for a folder that cannot be written: all before anything is written.
+    """
+    runs.check_profile(profile)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(f"{name!r} cannot name a figure: use letters, digits, '_' and '-', and no suffix")
+    paths = [source.path if isinstance(source, runs.Record) else Path(source) for source in sources]
+    sidecar = {
+        "name": name,
+        "profile": profile,
+        "notebook": notebook,
+        "sources": [{"path": _stable(path), "sha256": storage.sha256(path)} for path in paths],
+        "data": data,
+        "versions": versions() | {"matplotlib": matplotlib.__version__},
+    }
+    text = storage.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
+    folder = runs.figures_root() / profile
+    with style():
+        written = [
+            storage.write_atomic(
+                folder / f"{name}.{kind}", partial(figure.savefig, format=kind, metadata=volatile)
+            )
+            for kind, volatile in _METADATA.items()
+        ]
+    return [*written, storage.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
+
+
+def _stable(path: Path) -> str:
+    """The path as seen from the project, wherever the project or its results are on this machine."""
+    path = path.resolve()
+    for root, prefix in ((runs.results_root(), "results"), (runs.project_root(), "")):
+        if path.is_relative_to(root.resolve()):
+            return (Path(prefix) / path.relative_to(root.resolve())).as_posix()
+    return path.name
+
+
+def markdown_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    formats: Mapping[str, str] | None = None,
+    *,
+    not_run: Iterable[str] = (),
+) -> str:
+    """A Markdown table: one line per row, `columns` giving each key and its heading in order.
+
+    `formats` gives format specifications such as ``.1f`` by key; a pair or list of numbers is shown as an
+    interval, its two ends in that format. A value that a row lacks (or that is None) is a dash; in the
+    columns `not_run`, whose profile has no results yet, it says "not run". Columns of numbers are aligned
+    to the right. Raises KeyError for a column that no row has, and for a format of a column that is not
+    there: a misspelt key never becomes a column of dashes.
+    """
+    formats, not_run = formats or {}, set(not_run)
+    there = not_run.union(*rows) if rows else set(columns)
+    if unknown := (set(formats) | not_run) - set(columns) or set(columns) - there:
+        raise KeyError(
+            f"unknown columns {sorted(unknown)}: the table has {list(columns)}, its rows {sorted(there)}"
+        )
+
+    def cell(row: Mapping[str, Any], key: str) -> str:
+        value = row.get(key)
+        if value is None:
+            return NOT_RUN if key in not_run else MISSING
+        if isinstance(value, str):
+            return value.replace("|", "\\|").replace("\n", " ")
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(format(item, formats.get(key, '')) for item in value)}]"
+        return format(value, formats.get(key, ""))
+
+    cells = [list(columns.values()), *([cell(row, key) for key in columns] for row in rows)]
+    lines: list[list[str]] = [[] for _ in range(len(cells) + 1)]  # the heading, the rule, the rows
+    for key, (heading, *body) in zip(columns, zip(*cells, strict=True), strict=True):
+        width = max(3, *map(len, (heading, *body)))
+        right = not any(isinstance(row.get(key), str) for row in rows)
+        rule = "-" * (width - 1) + (":" if right else "-")
+        for line, text in zip(lines, (heading, rule, *body), strict=True):
+            line.append(text.rjust(width) if right else text.ljust(width))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,282 @@
+"""Runs and their results: profiles, one JSON per run, resume, and the cache of trained networks.
+
+A configuration is a frozen dataclass whose fields JSON can hold. Its hash names the result
+``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``; a result that is
+already there is loaded, not computed. Two processes that want the same thing compute it once; a damaged
+file is reported, kept aside as ``*.corrupt`` and made again. Folders: see `project_root` and the three
+roots beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from semirobust import storage
+from semirobust.provenance import SCHEMA, canonical, config_hash, project_root, provenance
+
+__all__ = [
+    "PROFILES",
+    "SCHEMA",
+    "Record",
+    "cache_root",
+    "canonical",
+    "check_profile",
+    "collate",
+    "config_hash",
+    "figures_root",
+    "find",
+    "network",
+    "project_root",
+    "reference_weights",
+    "results_root",
+    "run",
+    "write_csv",
+]
+
+PROFILES = ("quick", "reference", "paper")
+
+T = TypeVar("T")
+TrainingResult = Mapping[str, Tensor] | tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored run: its configuration, what it measured, and how it was made (versions, machine, time)."""
+
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    meta: dict[str, Any]
+    path: Path
+
+
+# --- profiles and folders ---
+
+
+def check_profile(name: str) -> str:
+    """The name, if it is one of PROFILES. Raises ValueError listing them."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: use one of {', '.join(PROFILES)}")
+    return name
+
+
+def results_root() -> Path:
+    """``$SEMIROBUST_RESULTS``, or ``results`` in the project."""
+    return _folder("SEMIROBUST_RESULTS", "results")
+
+
+def cache_root() -> Path:
+    """``$SEMIROBUST_CACHE``, or ``.cache/networks`` in the project: trained networks."""
+    return _folder("SEMIROBUST_CACHE", ".cache/networks")
+
+
+def figures_root() -> Path:
+    """``$SEMIROBUST_FIGURES``, or ``figures`` in the project."""
+    return _folder("SEMIROBUST_FIGURES", "figures")
+
+
+def _folder(variable: str, default: str) -> Path:
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser() if chosen else project_root() / default
+
+
+# --- results ---
+
+
+def run(
+    config: Any,
+    function: Callable[[Any], Mapping[str, Any]],
+    *,
+    experiment: str,
+    profile: str,
+    force: bool = False,
+) -> Record:
+    """The stored result of ``function(config)``, computed now if it is not there (or if `force`).
+
+    `function` returns a mapping that JSON can hold (NumPy and torch values are converted). If it raises,
+    the exception goes on, nothing is stored as a result, and the traceback is kept beside it as
+    ``HASH.error.json`` until the run succeeds. Raises ValueError for an unknown profile, TypeError for a
+    bad configuration, and OSError for a folder that cannot be written, all before any work starts.
+    """
+    expected = canonical(config)
+    path = _experiment_folder(experiment, profile) / f"{config_hash(config)}.json"
+    if not force and (record := _stored(path, lambda: _load(path, expected))):
+        return record
+    with storage.lock(path):
+        if not force and (record := _stored(path, lambda: _load(path, expected), discard=True)):
+            return record  # another process made it while this one waited
+        errors = path.with_suffix(".error.json")
+        entry = {"schema": SCHEMA, "experiment": experiment, "profile": profile, "config": expected}
+        entry |= {"seed": getattr(config, "seed", None)} | provenance()
+        start = time.perf_counter()
+        try:
+            metrics = function(config)
+            if not isinstance(metrics, Mapping):
+                raise TypeError(f"{experiment}: a run returns a mapping, not a {type(metrics).__name__}")
+            seconds = round(time.perf_counter() - start, 3)
+            storage.write_json(path, entry | {"status": "ok", "metrics": metrics, "wall_time_s": seconds})
+        except Exception:
+            with suppress(OSError):  # the exception itself matters more
+                storage.write_json(errors, entry | {"status": "error", "error": traceback.format_exc()})
+            raise
+        errors.unlink(missing_ok=True)
+        return _load(path, expected)
+
+
+def find(experiment: str, profile: str) -> list[Record]:
+    """All stored runs of an experiment, in the order of their hashes; none where it was not run.
+
+    Raises CorruptFile where one of them is damaged: a table never silently lacks a row.
+    """
+    folder = _experiment_folder(experiment, profile)
+    return [_load(path) for path in sorted(folder.glob("*.json")) if re.fullmatch(r"[0-9a-f]{12}", path.stem)]
+
+
+def collate(experiment: str, profile: str) -> list[dict[str, Any]]:
+    """One flat row per stored run: hash, seed, wall time, ``config.*`` and ``metrics.*`` with dotted keys."""
+    rows = []
+    for record in find(experiment, profile):
+        row = {"experiment": experiment, "profile": profile, "hash": record.path.stem}
+        row |= {key: record.meta[key] for key in ("seed", "wall_time_s")}
+        rows.append(row | _flat("config", record.config) | _flat("metrics", record.metrics))
+    return rows
+
+
+def write_csv(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Writes rows as CSV, atomically; returns the path.
+
+    Columns are those of all rows, in the order first seen. Lists are written as JSON, None and missing
+    values as empty.
+    """
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        as_text = {key: storage.json_text(v, indent=None) for key, v in row.items() if isinstance(v, list)}
+        writer.writerow({**row, **as_text})
+    return storage.write_atomic(path, text.getvalue().encode())
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {name: item for key in value for name, item in _flat(f"{prefix}.{key}", value[key]).items()}
+
+
+def _experiment_folder(experiment: str, profile: str) -> Path:
+    check_profile(profile)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", experiment):
+        raise ValueError(f"{experiment!r} cannot name an experiment: use letters, digits, '_' and '-'")
+    return results_root() / profile / experiment
+
+
+def _load(path: Path, expected: dict[str, Any] | None = None) -> Record:
+    """Reads one result; raises CorruptFile for a damaged one, another schema, or another configuration."""
+    meta = storage.read_json(path)
+    parts = [meta.get(key) for key in ("config", "metrics")] if isinstance(meta, dict) else []
+    if not all(isinstance(part, dict) for part in parts) or len(parts) < 2:
+        raise storage.CorruptFile(path, "it is not a result: its metrics or its configuration are missing")
+    if meta.get("schema") != SCHEMA:
+        raise storage.CorruptFile(path, f"its schema is {meta.get('schema')} where {SCHEMA} is read")
+    config, metrics = meta.pop("config"), meta.pop("metrics")
+    if expected is not None and config != expected:
+        raise storage.CorruptFile(path, "it holds another configuration than its name says")
+    return Record(config=config, metrics=metrics, meta=meta, path=path)
+
+
+def _stored(path: Path, load: Callable[[], T], discard: bool = False) -> T | None:
+    """What is stored at `path`, or None.
+
+    A damaged file counts as none; with `discard` it is also reported and moved aside.
+    """
+    try:
+        return load()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except storage.CorruptFile as error:
+        if discard:
+            aside = path.with_name(f"{path.name}.corrupt")
+            os.replace(path, aside)
+            warnings.warn(
+                f"{path}: {error.reason}; kept as {aside.name}, made again", RuntimeWarning, stacklevel=3
+            )
+        return None
+
+
+# --- networks ---
+
+
+def network(
+    config: Any, train: Callable[[Any, Path], TrainingResult]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The trained network of a configuration, cached or trained now: (state dict on the CPU, metadata).
+
+    ``train(config, checkpoints)`` returns a state dict, or a pair of it and a log (a mapping that JSON can
+    hold). ``checkpoints`` is a folder of its own, which outlives a killed training and is removed after a
+    finished one. The metadata holds ``config``, ``log``, ``wall_time_s`` (of the last, resumed call), the
+    versions and the machine, and ``sha256``, the checksum of the cached file. Errors as `run`.
+    """
+    expected = canonical(config)
+    path = cache_root() / f"{config_hash(config)}.safetensors"
+
+    def load() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, meta = storage.load_tensors(path)
+        if meta.get("config") != expected:
+            raise storage.CorruptFile(path, "it holds another configuration than its name says")
+        return tensors, meta | {"sha256": storage.sha256(path)}
+
+    if found := _stored(path, load):
+        return found
+    with storage.lock(path):
+        if found := _stored(path, load, discard=True):
+            return found
+        meta = {"schema": SCHEMA, "config": expected} | provenance()
+        checkpoints = path.with_suffix(".checkpoints")
+        checkpoints.mkdir(exist_ok=True)
+        start = time.perf_counter()
+        result = train(config, checkpoints)
+        state, log = result if isinstance(result, tuple) else (result, {})
+        meta |= {"log": log, "wall_time_s": round(time.perf_counter() - start, 3)}
+        storage.save_tensors(path, state, meta)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return load()
+
+
+def reference_weights(name: str) -> dict[str, Tensor]:
+    """The float32 state dict of a committed network, ``weights/NAME.safetensors`` (in half precision there).
+
+    The file is compared with ``weights/SHA256SUMS``. Raises FileNotFoundError, listing what is there, where
+    it or its checksum is missing, and CorruptFile where they differ.
+    """
+    folder = project_root() / "weights"
+    path, sums = folder / f"{name}.safetensors", folder / "SHA256SUMS"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors"))) or "none"
+        raise FileNotFoundError(f"there are no reference weights {name!r} in {folder} (there: {known})")
+    lines = (line.split() for line in sums.read_text().splitlines()) if sums.is_file() else ()
+    listed = {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}
+    if path.name not in listed:
+        raise FileNotFoundError(
+            f"{sums} does not list {path.name}, so it cannot be trusted: check both files out again"
+        )
+    if storage.sha256(path) != listed[path.name]:
+        raise storage.CorruptFile(
+            path, f"its sha256 is not the one in {sums.name}", "check it out from git again"
+        )
+    tensors, _ = storage.load_tensors(path)
+    return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}

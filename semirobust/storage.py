@@ -1,0 +1,315 @@
+"""Files that are whole or not there: atomic writes, strict JSON, tensors with a checksum, a lock.
+
+Every file is written under a temporary name in its own folder, flushed to the disk, and then renamed over
+the old one, so that a process killed at any moment leaves either the old file or the new one, never half of
+it. What is read back is checked; a damaged file raises `CorruptFile`, which names the file and says what to
+do.
+
+JSON has no word for a float that is not finite, and `null` would not say which one it was. Such a float is
+kept without loss as ``{"$float": "nan"}``, ``{"$float": "inf"}`` or ``{"$float": "-inf"}``: a vacuous
+(infinite) bound stays what it is, every file is valid JSON, and `read_json` gives the float back.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+STALE_SECONDS = 24 * 3600.0  # a temporary file this old was left behind by a killed process
+
+
+class CorruptFile(ValueError):
+    """A file that exists but cannot be trusted: `path` is the file, `reason` what is wrong with it."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        reason: str,
+        remedy: str = "delete it and run again, and it is made anew",
+    ) -> None:
+        super().__init__(path, reason, remedy)  # all three, so that it can be sent between processes
+        self.path = Path(path)
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.path} is corrupt or truncated ({self.reason}): {self.remedy}"
+
+
+# --- atomic writes ---
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Path], object]) -> Path:
+    """Writes a whole file or nothing; returns its path.
+
+    `content` is the bytes, or a function that writes the file it is given (a temporary one, in the same
+    folder). Missing folders are made; an old file is replaced only when the new one is complete and on the
+    disk. Raises OSError, of the same class as its cause and saying what to do, where the folder cannot be
+    written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the user's umask says: some writers make private files
+            if callable(content):
+                content(temporary)
+            else:
+                temporary.write_bytes(content)
+            temporary.chmod(mode)
+            _flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # there only if something above failed
+        _flush(path.parent)
+    return path
+
+
+def _flush(path: Path) -> None:
+    """Waits until the file, or the folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes the temporary files that a killed writer of this same file left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                leftover.unlink()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns an OSError of the folder or the disk into one of the same class that says what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "the disk is full: free some space, or choose another folder"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            advice = "a part of the folder's path is a file: move that file away, or choose another folder"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            advice = "the folder is not writable: change its permissions, or choose another folder"
+        else:
+            raise
+        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error
+
+
+# --- JSON ---
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The same value as JSON holds it: scalars become numbers; arrays, tensors and tuples become lists."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, Tensor):
+        return _plain(value.detach().cpu().tolist(), where)
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist(), where)
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key == "$float":
+                raise TypeError(f"{where} has the key {key!r}: use strings other than '$float' as keys")
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which JSON cannot hold: "
+        "give numbers, strings, booleans, None, lists, mappings, arrays or tensors"
+    )
+
+
+def _untag(mapping: dict[str, Any]) -> Any:
+    if "$float" in mapping:
+        if len(mapping) > 1 or mapping["$float"] not in ("nan", "inf", "-inf"):
+            raise ValueError("a '$float' entry is not one of 'nan', 'inf', '-inf'")
+        return float(mapping["$float"])
+    return mapping
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"the word {word} is not JSON")
+
+
+def json_text(value: Any, *, indent: int | None = 1) -> str:
+    """Canonical JSON: sorted keys, floats in `repr` (they read back exactly), non-finite floats as said
+    above.
+
+    NumPy and torch values become numbers and lists. Raises TypeError, naming the place, for anything else.
+    """
+    separators = None if indent is not None else (",", ":")
+    content = _plain(value, "value")
+    return json.dumps(
+        content, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+    )
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Writes canonical JSON atomically. Raises TypeError as `json_text` does, OSError as `write_atomic`."""
+    return write_atomic(path, (json_text(value) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads what `write_json` wrote. Raises FileNotFoundError, or CorruptFile for anything but whole JSON."""
+    content = Path(path).read_bytes()
+    try:
+        return json.loads(content.decode(), object_hook=_untag, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or not ours
+        raise CorruptFile(path, str(error)) from error
+
+
+# --- tensors ---
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes named tensors as one safetensors file, atomically, with a checksum of the contents in its
+    header.
+
+    `metadata` is any mapping that JSON can hold. The same tensors and metadata give the same bytes. Tensors
+    that share memory are written as separate copies.
+    """
+    # one owned, contiguous copy on the CPU: the file is a snapshot, whatever trains on meanwhile
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    header = {"semirobust": json_text({"metadata": metadata or {}, "sha256": _digest(copies)}, indent=None)}
+    return write_atomic(path, lambda temporary: save_file(copies, temporary, metadata=header))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads (tensors, metadata) back, on the CPU, in the precision they were saved in.
+
+    Raises FileNotFoundError, or CorruptFile where the file is truncated, is not safetensors, or differs
+    from its checksum. A file not made by `save_tensors` has no checksum: only its header is checked, and
+    its metadata is returned as it stands.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if "semirobust" not in header:
+            return tensors, dict(header)
+        ours = json.loads(header["semirobust"], object_hook=_untag, parse_constant=_refuse)
+        expected, metadata = ours["sha256"], ours["metadata"]
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CorruptFile(path, str(error) or type(error).__name__) from error
+    if _digest(tensors) != expected:
+        raise CorruptFile(path, "its tensors do not match their checksum")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over name, type, shape and bytes of every tensor, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- one process at a time ---
+
+
+@contextmanager
+def lock(path: str | os.PathLike[str], timeout: float | None = None) -> Iterator[None]:
+    """Only one process (and one thread) at a time is inside ``with lock(path)``; `path` is what is
+    protected.
+
+    It need not exist: the lock is the file ``.NAME.lock`` beside it, removed on release; the system
+    releases it when its process ends, however that happens. Not re-entrant. Waits for `timeout` seconds
+    (None: for ever), then raises TimeoutError naming the process that holds it. Raises OSError, as
+    `write_atomic`, for a folder it cannot write.
+    """
+    path = Path(path)
+    name = path.with_name(f".{path.name}.lock")
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(name, deadline)
+    try:
+        yield
+    finally:
+        name.unlink(
+            missing_ok=True
+        )  # before the release: a waiter then sees that its own file is no longer the lock
+        os.close(descriptor)
+
+
+def _acquire(name: Path, deadline: float | None) -> int:
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _flock(descriptor, name, deadline)
+            if _is_same_file(descriptor, name):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the holder we waited for removed this file: try for its successor
+
+
+def _flock(descriptor: int, name: Path, deadline: float | None) -> None:
+    if deadline is None:
+        return fcntl.flock(descriptor, fcntl.LOCK_EX)
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
+                raise TimeoutError(
+                    f"another process (number {holder}) still holds {name}: "
+                    "wait until it ends, or end it, and run again"
+                ) from None
+            time.sleep(0.05)
+
+
+def _is_same_file(descriptor: int, name: Path) -> bool:
+    try:
+        there = os.stat(name)
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
