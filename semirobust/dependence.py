@@ -1,0 +1,285 @@
+"""Class-conditional dependence between consecutive layers, always beside its controls, in bits.
+
+The quantity is that of Algorithm 1 of arXiv 2307.03803, I_j = sum over y of pi(y) I(f^(j-1); f^(j) | y), with
+the EDGE estimate (`semirobust.edge`) of each term, on the outputs of the convolutional and linear modules
+themselves, flattened, for **attacked** images; pi(y) is the frequency of class y among them.
+
+An estimate alone says little: samples per class, cell size and dimension set its size. So each comes with
+the value that the same cells give when the pairs are shuffled within the class (which destroys all dependence
+given the class and leaves both layers as they are), with the largest value it could have taken, and with the
+entropies of both layers' cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from semirobust.edge import (
+    MIN_SAMPLES,
+    SATURATION_BITS,
+    EdgeOptions,
+    Estimate,
+    Samples,
+    Side,
+    as_samples,
+    compare,
+    prepare,
+    projected_dimensions,
+)
+from semirobust.layers import activations, weight_layers
+
+
+@dataclass(frozen=True)
+class LayerDependence:
+    """Class-conditional dependence of a pair of layers and its controls, averaged over the classes; bits.
+
+    earlier, later: the names of the two layers.
+    bits: the estimate; `float(dependence)` is this.
+    control_bits: the same for pairs shuffled within the class, averaged over the shuffles. The shuffle leaves
+        each layer's cells as they are, so both numbers have the same cap.
+    cap_bits: the largest value the estimate could have taken: the average of min(U, log2 N_y).
+    entropy_x_bits, entropy_y_bits: entropies of the cells of the earlier and of the later layer.
+    saturated: bits is within 0.1 of cap_bits.
+    counts: class -> number of samples.
+    by_class: class -> its own estimate, not weighted.
+    """
+
+    earlier: str
+    later: str
+    bits: float
+    control_bits: float
+    cap_bits: float
+    entropy_x_bits: float
+    entropy_y_bits: float
+    saturated: bool
+    counts: dict[int, int]
+    by_class: dict[int, Estimate]
+
+    def __float__(self) -> float:
+        return self.bits
+
+    @property
+    def excess_bits(self) -> float:
+        """bits - control_bits: the part of the estimate that the pairing of the samples makes."""
+        return self.bits - self.control_bits
+
+
+def class_conditional(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    n_last: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    shuffles: int = 1,
+    **edge_options: Any,
+) -> list[LayerDependence]:
+    """The dependence of each pair of consecutive weight layers, in data-flow order.
+
+    Only one class's activations are in memory at a time. The model runs in evaluation mode, and is left as it
+    was.
+
+    Args:
+        images: the **attacked** images, floating point [N, ...] in [0, 1].
+        labels: their classes, integers [N].
+        pairs: (earlier, later) module names; by default all consecutive layers of `layers.weight_layers`.
+        n_last: instead, only the last `n_last` of those: for f_b of n_last layers, the pairs of Algorithm 1,
+            from (last layer of f_a, first of f_b) to the last two layers.
+        batch_size: images per forward pass.
+        seed: of the shuffles; a class's shuffle depends on the seed and the class, not on the pairs.
+        shuffles: how many shuffles the control is averaged over.
+        edge_options: those of `edge.edge`: members, renormalise, cap_bits, smoothness.
+
+    Raises:
+        ValueError: images outside [0, 1] or not finite, labels of another length, a class with fewer than 20
+            samples, unknown layers, both `pairs` and `n_last`, an option out of range; all before any forward
+            pass. Outputs that are not finite, naming the layer and the class.
+        TypeError: images that are not floating point, labels that are not integers, an unknown option.
+    """
+    options = EdgeOptions(**edge_options)
+    classes = _samples_by_class(labels, len(images), shuffles)
+    _check_images(images)
+    wanted = _layer_pairs(model, pairs, n_last)
+    names = list(dict.fromkeys(name for pair in wanted for name in pair))
+    results = []
+    for label, index in classes.items():
+        chosen = torch.from_numpy(index).to(images.device)
+        outputs = activations(model, images[chosen], names, batch_size=batch_size)
+        results.append(_one_class(outputs, wanted, label, seed, shuffles, options))
+    return _combine(wanted, classes, results)
+
+
+def class_conditional_arrays(
+    x: Samples,
+    y: Samples,
+    labels: npt.ArrayLike | torch.Tensor,
+    *,
+    names: tuple[str, str] = ("x", "y"),
+    seed: int = 0,
+    shuffles: int = 1,
+    **edge_options: Any,
+) -> LayerDependence:
+    """The same for one pair of arrays or tensors x [N, d], y [N, d'] and their classes, integers [N].
+
+    `names` are those of the two layers in the result; the other options and the errors are those of
+    `class_conditional`.
+    """
+    options = EdgeOptions(**edge_options)
+    x, y = as_samples(x, "x"), as_samples(y, "y")
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} samples and y has {len(y)}; row i of both must be the same sample")
+    classes = _samples_by_class(labels, len(x), shuffles)
+    results = []
+    for label, index in classes.items():
+        outputs = {"x": x[index], "y": y[index]}
+        results.append(_one_class(outputs, [("x", "y")], label, seed, shuffles, options))
+    return _combine([names], classes, results)[0]
+
+
+def _one_class(
+    outputs: MutableMapping[str, Any],
+    pairs: Sequence[tuple[str, str]],
+    label: int,
+    seed: int,
+    shuffles: int,
+    options: EdgeOptions,
+) -> list[tuple[Estimate, float]]:
+    """Estimate and control of each pair for the outputs {name: [n, d]} of one class; empties `outputs`.
+
+    As the first and as the second of a pair a layer is projected by different random numbers. Each layer is
+    read once, for all its projections, and let go.
+    """
+    shape = {name: as_samples(values, name).shape for name, values in outputs.items()}
+    n = next(iter(shape.values()))[0]
+    draws: dict[str, list[tuple[int, int]]] = {name: [] for name in outputs}  # name -> [(skip, m)]
+    uses = []  # for each pair, which draw of the earlier and which of the later layer
+    for earlier, later in pairs:
+        d = shape[earlier][1]
+        m_earlier, m_later = projected_dimensions(n, d, shape[later][1])
+        use = ((earlier, (0, m_earlier)), (later, (d * m_earlier, m_later)))
+        for name, draw in use:
+            if draw not in draws[name]:
+                draws[name].append(draw)
+        uses.append(use)
+
+    sides: dict[tuple[str, tuple[int, int]], Side] = {}
+    for name, wanted in draws.items():
+        values = as_samples(outputs.pop(name), name)
+        for draw, side in zip(wanted, prepare(values, wanted, f"{name} (class {label})"), strict=True):
+            sides[name, draw] = side
+
+    rng = np.random.default_rng([seed, label])
+    orders = [rng.permutation(n) for _ in range(shuffles)]
+    results = []
+    for use_x, use_y in uses:
+        x, y = sides[use_x], sides[use_y]
+        controls = [compare(x, y.reordered(order), options).bits for order in orders]
+        results.append((compare(x, y, options), float(np.mean(controls))))
+    return results
+
+
+def _combine(
+    pairs: Sequence[tuple[str, str]],
+    classes: dict[int, npt.NDArray[np.int64]],
+    results: list[list[tuple[Estimate, float]]],
+) -> list[LayerDependence]:
+    """Averages with the class frequencies; results[c][p] belongs to class c and pair p."""
+    counts = {label: len(index) for label, index in classes.items()}
+    frequency = np.array(list(counts.values())) / sum(counts.values())  # pi(y)
+    combined = []
+    for p, (earlier, later) in enumerate(pairs):
+        estimates = [result[p][0] for result in results]
+        table = [
+            (estimate.bits, result[p][1], estimate.cap_bits, estimate.entropy_x_bits, estimate.entropy_y_bits)
+            for estimate, result in zip(estimates, results, strict=True)
+        ]  # [classes, 5]
+        bits, control, cap, entropy_x, entropy_y = (frequency @ np.array(table)).tolist()
+        combined.append(
+            LayerDependence(
+                earlier=earlier,
+                later=later,
+                bits=bits,
+                control_bits=control,
+                cap_bits=cap,
+                entropy_x_bits=entropy_x,
+                entropy_y_bits=entropy_y,
+                saturated=cap - bits <= SATURATION_BITS,
+                counts=dict(counts),
+                by_class=dict(zip(counts, estimates, strict=True)),
+            )
+        )
+    return combined
+
+
+def _samples_by_class(
+    labels: npt.ArrayLike | torch.Tensor, n: int, shuffles: int
+) -> dict[int, npt.NDArray[np.int64]]:
+    """Class -> the positions of its samples, after checks of the labels (and of the number of shuffles)."""
+    if shuffles < 1:
+        raise ValueError(f"shuffles is {shuffles}; the control needs at least 1")
+    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(
+            f"labels have dtype {array.dtype}; pass class numbers as integers, e.g. labels.long()"
+        )
+    if array.shape != (n,):
+        raise ValueError(f"labels have shape {array.shape}; expected one class number per sample, ({n},)")
+    if n == 0:
+        raise ValueError("there are no samples")
+    if array.min() < 0:
+        raise ValueError(f"labels contain {array.min()}; class numbers start at 0")
+    classes = {int(label): np.flatnonzero(array == label) for label in np.unique(array)}
+    for label, index in classes.items():
+        if len(index) < MIN_SAMPLES:
+            raise ValueError(
+                f"class {label} has {len(index)} samples; an estimate needs at least {MIN_SAMPLES}: "
+                f"pass more of that class, or leave it out (keep = labels != {label})"
+            )
+    return classes
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if not images.is_floating_point():
+        raise TypeError(f"images have dtype {images.dtype}; pass floats in [0, 1], e.g. images.float() / 255")
+    low, high = (float(value) for value in torch.aminmax(images))
+    if not (low >= 0 and high <= 1):  # NaN is caught too
+        raise ValueError(
+            f"images have values from {low:g} to {high:g}; they must be finite and in [0, 1]: networks "
+            "normalise inside, so pass pixels (divide bytes by 255)"
+        )
+
+
+def _layer_pairs(
+    model: nn.Module, pairs: Sequence[tuple[str, str]] | None, n_last: int | None
+) -> list[tuple[str, str]]:
+    """The pairs asked for, checked, or the (last) consecutive ones."""
+    if pairs is not None and n_last is not None:
+        raise ValueError("pass pairs or n_last, not both")
+    if pairs is not None:
+        known = weight_layers(model, include_shortcuts=True)
+        unknown = sorted({name for pair in pairs for name in pair} - set(known))
+        if unknown or not pairs:
+            problem = f"no weight layer is called {', '.join(unknown)}" if unknown else "pairs is empty"
+            raise ValueError(f"{problem}; the weight layers are {', '.join(known)}")
+        return [(earlier, later) for earlier, later in pairs]
+    layers = weight_layers(model)
+    consecutive = list(pairwise(layers))
+    if not consecutive:
+        raise ValueError(f"the model has one weight layer, {layers[0]}; a dependence needs two")
+    count = len(consecutive) if n_last is None else n_last
+    if not 1 <= count <= len(consecutive):
+        raise ValueError(
+            f"n_last is {n_last}; {len(layers)} weight layers have {len(consecutive)} consecutive pairs: "
+            f"pass 1 to {len(consecutive)}"
+        )
+    return consecutive[-count:]
