@@ -1,0 +1,89 @@
+"""The test command, and the making of the committed notebooks.
+
+Both run notebooks with one thread each: their printed lines are compared, and sums taken in another order can
+change what a trained network answers.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from semirobust import sources
+from semirobust.driver import cores, thread_environment
+
+CELL_TIMEOUT = 600  # seconds; a cell of the quick profile takes a small part of it, even on a busy machine
+
+
+def test(root: Path, *, say: Callable[[str], None]) -> bool:
+    """Runs every check of the project, each in a process of its own; True if all passed.
+
+    Style, types and the lock speak only when they fail; pytest and nbval speak for themselves. One failure
+    stops no other check.
+    """
+    python = [sys.executable, "-m"]
+    workers = [
+        "-n",
+        str(min(cores(), 4)),
+        "--dist",
+        "loadfile",
+    ]  # whole files: cells of a notebook belong together
+    nbval = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}", "notebooks"]
+    steps: list[tuple[str, list[str], bool]] = [
+        ("ruff check", [*python, "ruff", "check", "."], True),
+        ("ruff format", [*python, "ruff", "format", "--check", "."], True),
+        ("mypy", [*python, "mypy", "semirobust"], True),
+        ("lock", [sys.executable, "tools/lock.py", "--check"], True),
+        ("pytest", [*python, "pytest", "-q", "--durations=5", *workers, "tests"], False),
+        ("nbval", [*python, "pytest", "-q", *workers, *nbval], False),
+    ]
+    results = []
+    for name, command, quiet in steps:
+        if not quiet:
+            say(f"{name}: {' '.join(command[1:])}")
+        start = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env=thread_environment(1),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if quiet else None,
+            stderr=subprocess.STDOUT if quiet else None,
+            text=True,
+        )
+        passed = done.returncode == 0
+        if quiet and not passed:
+            say(done.stdout.rstrip())
+        results.append(passed)
+        say(f"{name:<12} {'passed' if passed else 'FAILED'} {time.monotonic() - start:7.1f} s")
+    failed = [name for (name, _, _), passed in zip(steps, results, strict=True) if not passed]
+    say(f"failed: {', '.join(failed)}" if failed else f"all {len(steps)} checks passed")
+    return not failed
+
+
+def pair(root: Path, *, only: Sequence[str] = (), say: Callable[[str], None]) -> bool:
+    """Makes ``notebooks/NN_name.ipynb`` from the .py beside it, executed as it stands; True if all passed.
+
+    The source is never written. A notebook that fails leaves its .ipynb as it was.
+    """
+    passed = True
+    for notebook in sources.choose(root / "notebooks", only):
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "jupytext", "--update", "--to", "ipynb", "--execute", notebook.path.name],
+            cwd=notebook.path.parent,
+            env=thread_environment(1),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            passed = False
+            say(done.stdout.rstrip())
+        state = "FAILED" if done.returncode else "made"
+        say(f"{notebook.name:<28} {state:<6} {time.monotonic() - start:7.1f} s")
+    return passed

@@ -1,0 +1,154 @@
+"""One notebook, run from its .py source in a process of its own: ``python -m semirobust.execute REQUEST``.
+
+`driver` starts this file, because the library that runs notebooks changes the working directory of its whole
+process and stops only single cells, not notebooks. REQUEST is a JSON object: ``source`` (the .py file),
+``target`` (the notebook to write), ``verdict`` (the JSON file to write), ``parameters`` (name -> value),
+``timeout`` (seconds for the whole notebook, or null). The verdict is ``{"error": null}``, or says in one line
+what went wrong and in which cell.
+
+The library's own status cannot be trusted: cells that never ran, because the kernel was killed, are marked
+"completed", and the cell that was running when it died has an execution count. A notebook has passed when
+nothing was raised, every code cell has an execution count and no output is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+
+START_TIMEOUT = 120  # seconds for a kernel to answer, on a busy machine
+
+
+class Watch(threading.Thread):
+    """Kills the kernel when its time is over, when this process is asked to end, or its parent is gone."""
+
+    def __init__(self, manager: AsyncKernelManager, timeout: float | None) -> None:
+        super().__init__(daemon=True)
+        self.reason: str | None = None
+        self.finished = threading.Event()
+        self._manager = manager
+        self._timeout = timeout
+        self._parent = os.getppid()
+        self._asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+
+    def run(self) -> None:
+        start = time.monotonic()
+        while not self.finished.wait(0.2):
+            if self.reason is None:
+                if self._timeout is not None and time.monotonic() - start > self._timeout:
+                    self.reason = f"timed out: it was still running after {self._timeout:g} s"
+                elif self._asked.is_set():
+                    self.reason = "interrupted"
+                elif os.getppid() != self._parent:
+                    self.reason = "interrupted: the process that started it is gone"
+            if self.reason is not None:
+                self.kill()
+
+    def kill(self) -> None:
+        """Ends the kernel, where there is one, and what it has started."""
+        process = getattr(
+            self._manager.provisioner, "process", None
+        )  # None before the start and after the end
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the kernel leads its own group
+
+
+def _code_cells(notebook: Any) -> Iterator[tuple[str, Any]]:
+    """The code cells that are not empty, each with its place as the reader of the source counts them."""
+    number = 0
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source.strip():
+            number += "injected-parameters" not in cell.metadata.get("tags", [])
+            yield f"code cell {number}", cell
+
+
+def last_begun(notebook: Any) -> str:
+    """The place of the last code cell that was begun."""
+    begun = [
+        where for where, cell in _code_cells(notebook) if cell.metadata.get("papermill", {}).get("start_time")
+    ]
+    return f"in {begun[-1]}" if begun else "before the first cell"
+
+
+def first_problem(notebook: Any) -> str | None:
+    """The first thing that is wrong with an executed notebook, in one line; None where it has passed."""
+    for where, cell in _code_cells(notebook):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                message = (output.evalue or "").strip().splitlines() or [""]
+                return f"{where}: {output.ename}: {message[0]}".rstrip(": ")
+        if cell.execution_count is None:
+            return f"{where} was not run to its end"
+    return None
+
+
+def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: float | None) -> str | None:
+    """Runs `source`, writes the executed notebook to `target`, and says what went wrong, or None."""
+    notebook = jupytext.read(source)
+    with tempfile.TemporaryDirectory(prefix="semirobust-") as private:
+        # a socket folder of its own: kernels that start side by side race for ports, and for a shared folder
+        manager = AsyncKernelManager(
+            kernel_name="python3",
+            kernel_spec_manager=KernelSpecManager(
+                kernel_dirs=[]
+            ),  # this very Python, whatever the user registered
+            transport="ipc",
+            ip=f"{private}/k",
+            connection_file=f"{private}/connection.json",
+        )
+        watch = Watch(manager, timeout)
+        watch.start()
+        failure: Exception | None = None
+        try:
+            papermill.execute_notebook(
+                notebook,
+                str(target).replace("{", "{{").replace("}", "}}"),  # it formats paths with the parameters
+                parameters=parameters,
+                progress_bar=False,
+                start_timeout=START_TIMEOUT,
+                km=manager,
+            )
+        except Exception as error:
+            failure = error
+        finally:
+            watch.finished.set()
+            watch.join()
+            watch.kill()  # a kernel that the library did not start itself is left running by it
+    executed = jupytext.read(target) if target.exists() else None
+    where = "before the first cell" if executed is None else last_begun(executed)
+    if watch.reason is not None:
+        return f"{watch.reason} ({where})"
+    if isinstance(failure, DeadKernelError):
+        return f"the kernel died: it was killed, or ended itself ({where})"
+    if failure is not None and not isinstance(failure, papermill.PapermillExecutionError):
+        message = str(failure).strip().splitlines() or [""]
+        return f"{type(failure).__name__}: {message[0]} ({where})"
+    return first_problem(executed) if executed is not None else "no notebook was written"
+
+
+def main(argument: str) -> int:
+    request = json.loads(argument)
+    error = execute(
+        Path(request["source"]), Path(request["target"]), request["parameters"], request["timeout"]
+    )
+    Path(request["verdict"]).write_text(json.dumps({"error": error}))
+    return int(error is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

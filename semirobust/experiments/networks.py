@@ -1,0 +1,154 @@
+"""Which networks the experiments share, and how they come to be: trained once, kept in the cache, or read
+from ``weights/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semirobust import data, models, runs, training
+from semirobust.training import PGD, TrainConfig
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A trained network: data set, architecture, recipe.
+
+    ``holdout``: the last images of the training set that are not trained on (they validate). ``size``
+    resizes digits.
+    """
+
+    dataset: str
+    model: str
+    width: int
+    train: TrainConfig
+    size: int | None = None
+    stem: str = "authors"
+    holdout: int = 0
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """For a table: ``resnet18, width 16``."""
+        return f"{self.model}, width {self.width}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """(f_a, f_b) trained on clean images and (f_a*, f_b*) trained adversarially."""
+
+    standard: NetworkConfig
+    robust: NetworkConfig
+
+    def __post_init__(self) -> None:
+        if self.robust.train.attack is None or self.standard.train.attack is not None:
+            raise ValueError(
+                "a Pair is a standardly trained network and an adversarially trained one, in this order"
+            )
+
+    @property
+    def attack(self) -> PGD:
+        """The threat model: that of adversarial training."""
+        assert self.robust.train.attack is not None
+        return self.robust.train.attack
+
+
+def pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
+    """The two networks of one recipe, which differ in the attack only."""
+    changed = {**{f: getattr(recipe, f) for f in recipe.__dataclass_fields__}, "attack": attack}
+    return Pair(
+        NetworkConfig(train=TrainConfig(**{**changed, "attack": None}), **common),
+        NetworkConfig(train=TrainConfig(**changed), **common),
+    )
+
+
+_DIGITS = {"dataset": "digits", "size": 16, "model": "resnet18", "width": 8, "holdout": 200}
+_CIFAR10 = {"dataset": "cifar10", "model": "resnet18"}
+
+#: profile -> name -> pair of networks
+PAIRS: dict[str, dict[str, Pair]] = {
+    "quick": {
+        "digits": pair(
+            training.short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
+        ),
+    },
+    "reference": {
+        "cifar10-width16": pair(
+            training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
+        ),
+        "cifar10": pair(training.short(12, lr=0.1, batch_size=128), PGD(), width=64, **_CIFAR10),
+    },
+    "paper": {
+        f"{dataset}-{model}": pair(training.PAPER, PGD(), dataset=dataset, model=model, width=width)
+        for model, width in (("resnet18", 64), ("wide_resnet34_10", 160))
+        for dataset in ("cifar10", "cifar100")
+    },
+}
+
+#: networks whose weights are committed: configuration hash -> name under ``weights/``
+COMMITTED: dict[str, str] = {}
+
+
+def test_images(config: NetworkConfig, limit: int | None = None) -> data.Images:
+    """The first ``limit`` test images of the network's data set."""
+    return (
+        _load(config.dataset, "test", config.size).subset(range(limit))
+        if limit
+        else _load(config.dataset, "test", config.size)
+    )
+
+
+def training_images(config: NetworkConfig) -> data.Images:
+    """The images that the network is trained on."""
+    images = _load(config.dataset, "train", config.size)
+    return images.subset(range(len(images) - config.holdout)) if config.holdout else images
+
+
+def validation_images(config: NetworkConfig, n: int) -> data.Images:
+    """The last ``n`` images of the training set: held out where the network's ``holdout`` is at least n."""
+    images = _load(config.dataset, "train", config.size)
+    return images.subset(range(len(images) - n, len(images)))
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, split: str, size: int | None) -> data.Images:
+    return data.load(name, split, size=size)
+
+
+def build(config: NetworkConfig) -> nn.Module:
+    """The network as initialised."""
+    images = _load(config.dataset, "test", config.size)
+    return models.create(
+        config.model,
+        len(images.classes),
+        images.shape,
+        width=config.width,
+        seed=config.seed,
+        stem=config.stem,
+    )
+
+
+def trained(config: NetworkConfig) -> tuple[nn.Module, Mapping[str, Any]]:
+    """(the trained network in evaluation mode, how it was made): committed weights, the cache, or training
+    now."""
+    model = build(config)
+    committed = COMMITTED.get(runs.config_hash(config))
+    if committed is not None:
+        state, meta = runs.reference_weights(committed), {"weights": committed}
+    else:
+        state, meta = runs.network(config, _train)
+    model.load_state_dict(state)
+    return model.eval(), meta
+
+
+def _train(config: NetworkConfig, checkpoints: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    model = build(config)
+    images = training_images(config)
+    logs = training.train(model, images, config.train, checkpoint=checkpoints / "training.safetensors")
+    return model.state_dict(), {"epochs": [asdict(log) for log in logs], "n_train": len(images)}

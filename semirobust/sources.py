@@ -1,0 +1,166 @@
+"""The sources of the notebooks: choosing and reading them, their parameters, what their outputs depend on.
+
+A source is ``NN_name.py`` in percent format, with a header that names the kernel ``python3`` and one cell
+tagged ``parameters`` whose assignments are the defaults.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROFILES = ("quick", "reference", "paper")
+UNKNOWN = object()  # a default that is an expression: anything may replace it
+
+
+class UsageError(ValueError):
+    """What was asked for cannot work; the message says why and what to do. Nothing has been started."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """``parameters``: name -> default value, or UNKNOWN where the default is more than a literal."""
+
+    name: str
+    path: Path
+    source: str
+    parameters: Mapping[str, object]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not one of `known`; it lists them, the closest first."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return UsageError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names) or 'none'}")
+
+
+def check_profile(profile: str) -> None:
+    """Raises UsageError, listing the known ones, for an unknown profile."""
+    if profile not in PROFILES:
+        raise unknown("profile", profile, PROFILES)
+
+
+def find(folder: Path) -> list[Path]:
+    """The sources in `folder`, in order. Raises UsageError where there are none."""
+    paths = sorted(path for path in folder.glob("*.py") if re.match(r"\d\d_", path.name))
+    if not paths:
+        raise UsageError(f"there are no notebooks (NN_name.py) in {folder}")
+    return paths
+
+
+def choose(folder: Path, only: Sequence[str] = ()) -> list[Notebook]:
+    """All notebooks of `folder`, or those that `only` names. Raises UsageError for an unknown name."""
+    paths = {path.stem: path for path in find(folder)}
+    wanted = [name.removesuffix(".py").removesuffix(".ipynb").removeprefix("notebooks/") for name in only]
+    for name in wanted:
+        if name not in paths:
+            raise unknown("notebook", name, paths)
+    return [read(path) for name, path in paths.items() if not wanted or name in wanted]
+
+
+def read(path: Path) -> Notebook:
+    """Reads one source. Raises UsageError where its header or its parameters cell is not as it must be."""
+    import jupytext  # these take a moment, and most of what imports this module does not read a source
+    from nbformat import ValidationError
+
+    try:
+        notebook = jupytext.read(path)
+    except (ValueError, ValidationError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{path.name} is not a notebook in percent format: {reason}") from None
+    if (kernel := notebook.metadata.get("kernelspec", {}).get("name")) != "python3":
+        raise UsageError(f"{path.name} names the kernel {kernel!r}: its header must say python3")
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise UsageError(f"{path.name} has {len(cells)} cells tagged 'parameters': it must have one")
+    return Notebook(path.stem, path, path.read_text(), _assignments(cells[0].source, path))
+
+
+def _assignments(source: str, path: Path) -> dict[str, object]:
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise UsageError(f"{path.name}: its parameters cell is not Python ({error.msg})") from None
+    found: dict[str, object] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets = [statement.target]
+        else:
+            continue
+        assert statement.value is not None
+        try:
+            value = ast.literal_eval(statement.value)
+        except ValueError:
+            value = UNKNOWN
+        found |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def parse_parameter(text: str) -> tuple[str, object]:
+    """``NAME=VALUE`` -> (name, value): a Python literal where it is one, else the text as a string.
+
+    Raises UsageError for a text that is not of this form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"-p {text}: write NAME=VALUE")
+    try:
+        parsed = ast.literal_eval(value)
+        json.dumps(parsed)  # it travels to the notebook's process as JSON: no sets, no bytes
+    except (ValueError, SyntaxError, TypeError):
+        return name, value
+    return name, parsed
+
+
+def check_parameters(notebook: Notebook, parameters: Mapping[str, object]) -> dict[str, object]:
+    """The parameters, if this notebook knows them all and they are of the type of their defaults.
+
+    Raises UsageError otherwise. An integer may stand for a float; where the default is None or an expression,
+    any value may.
+    """
+    for name, value in parameters.items():
+        if name not in notebook.parameters:
+            error = unknown("parameter", name, notebook.parameters)
+            raise UsageError(f"{notebook.name}: {error} (choose the notebooks that know it with --only)")
+        default = notebook.parameters[name]
+        allowed = (int, float) if type(default) is float else (type(default),)
+        if default is not None and default is not UNKNOWN and type(value) not in allowed:
+            kind = type(default).__name__
+            raise UsageError(f"{notebook.name}: {name} is a {kind} ({default!r} by default), not {value!r}")
+    return dict(parameters)
+
+
+# --- what an output depends on ---
+
+
+def fingerprint(root: Path, results: Path) -> str:
+    """A hash of what all notebooks may depend on: the package, the lock, and the committed results."""
+    package = Path(__file__).resolve().parent
+    files = [path for path in package.rglob("*") if path.suffix in (".py", ".mplstyle")]
+    files += [root / "requirements.lock"]
+    for folder in (results / "reference", results / "paper", root / "weights"):
+        files += [path for path in folder.rglob("*") if not path.name.startswith(".")]
+    digest = hashlib.sha256()
+    for path in sorted(set(files)):
+        if path.is_file():
+            digest.update(f"{path}\0".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def key(notebook: Notebook, parameters: Mapping[str, object], inputs: str) -> str:
+    """A hash of a notebook's source, its parameters (the profile is one of them) and the common `inputs`."""
+    content = json.dumps(
+        [notebook.name, notebook.source, dict(parameters), inputs], sort_keys=True, default=repr
+    )
+    return hashlib.sha256(content.encode()).hexdigest()

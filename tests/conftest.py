@@ -1,0 +1,41 @@
+"""What all tests share: the `data` marker, and folders of their own for everything the package writes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def data_root() -> Path:
+    return Path(os.environ.get("SEMIROBUST_DATA") or "~/.cache/semirobust").expanduser()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test marked ``@pytest.mark.data("cifar10", ...)`` where one of its sets is not on disk."""
+    for marker in item.iter_markers("data"):
+        if not marker.args:
+            raise pytest.UsageError(
+                f"{item.nodeid}: name the sets it needs, e.g. @pytest.mark.data('cifar10')"
+            )
+        for name in marker.args:
+            files = [
+                data_root() / name / f"{split}_{part}.npy"
+                for split in ("train", "test")
+                for part in ("images", "labels")
+            ]
+            if missing := [path for path in files if not path.is_file()]:
+                pytest.skip(
+                    f"{missing[0]} is not there: download the set with semirobust.data.load({name!r}, ...), "
+                    "or set SEMIROBUST_DATA to a folder that has it"
+                )
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the results, networks or figures of the checkout."""
+    for variable, folder in (("RESULTS", "results"), ("CACHE", "networks"), ("FIGURES", "figures")):
+        monkeypatch.setenv(f"SEMIROBUST_{variable}", str(tmp_path / "own" / folder))

@@ -1,0 +1,158 @@
+"""The experiments: configurations as the paper prints them, a tiny plan from end to end, and the tables made
+of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from semirobust import experiments, runs, training
+from semirobust.experiments import algorithm_1, networks, tables
+from semirobust.training import PGD
+
+
+def test_the_paper_profile_is_the_printed_setting():
+    recipe = networks.PAIRS["paper"]["cifar10-resnet18"].robust.train
+    assert (recipe.epochs, recipe.lr, recipe.milestones, recipe.weight_decay, recipe.batch_size) == (
+        120,
+        0.01,
+        (40, 80),
+        5e-4,
+        512,
+    )
+    assert recipe.attack == PGD(8 / 255, 2 / 255, 10)
+    assert networks.PAIRS["paper"]["cifar10-resnet18"].standard.train.attack is None
+    plan = algorithm_1.plans("paper")[0]
+    assert (plan.trials, plan.fine_tune.epochs, plan.fine_tune.lr, plan.n_fb) == (10, 10, 0.001, (4, 12))
+
+
+def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
+    for pairs in networks.PAIRS.values():
+        for pair in pairs.values():
+            standard, robust = runs.canonical(pair.standard), runs.canonical(pair.robust)
+            assert standard.pop("train") | {"attack": None} == robust.pop("train") | {"attack": None}
+            assert standard == robust
+    with pytest.raises(ValueError, match="in this order"):
+        networks.Pair(pair.robust, pair.standard)
+
+
+def test_every_trial_has_its_own_hash():
+    configs = [
+        plan.trial(n_fb, t)
+        for p in runs.PROFILES
+        for plan in algorithm_1.plans(p)
+        for n_fb in plan.n_fb
+        for t in range(plan.trials)
+    ]
+    assert len({runs.config_hash(config) for config in configs}) == len(configs)
+
+
+def test_printed_tables():
+    assert len(tables.printed(1)) == 8
+    assert len(tables.printed(2)) == 12
+    assert len(tables.printed(3)) == 24
+    row = tables.printed(1)[0]
+    assert (row["network"], row["acc_star"], row["rho_n"], row["rho_n7"]) == ("resnet18", 39.45, 3.31, None)
+    assert [r["n_fb"] for r in tables.printed_rows(["autoattack", "none"], "resnet18", "cifar10")] == [
+        4,
+        12,
+        4,
+        12,
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+def _use(store, patch):
+    for variable in ("RESULTS", "CACHE", "FIGURES"):
+        patch.setenv(f"SEMIROBUST_{variable}", str(store / variable.lower()))
+
+
+@pytest.fixture(autouse=True)
+def own_folders(store, monkeypatch):
+    """One folder for this file: its tests look at the same stored runs."""
+    _use(store, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def outcome(store):
+    """A plan of one-epoch networks of width 2 and one trial of one epoch."""
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    pair = networks.pair(
+        recipe, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
+    )
+    fine_tune = algorithm_1._fine_tune(pair, epochs=1, lr=0.01, batch_size=32)
+    plan = algorithm_1.Plan("tiny", pair, (1, 4), 1, algorithm_1.Sizes(64, 100, 300, 20), fine_tune)
+    with pytest.MonkeyPatch.context() as patch:
+        _use(store, patch)
+        return algorithm_1.run_plan(plan, "quick")
+
+
+@pytest.fixture
+def only_this_plan(outcome, monkeypatch):
+    monkeypatch.setattr(algorithm_1, "plans", lambda profile: [outcome.plan] if profile == "quick" else [])
+
+
+def test_a_plan_stores_what_the_tables_need(outcome):
+    assert algorithm_1.stored(outcome.plan, "quick").trials.keys() == {1, 4}
+    assert algorithm_1.stored(outcome.plan, "reference") is None
+    for n_fb in (1, 4):
+        (record,) = outcome.trials[n_fb]
+        assert [row["epoch"] for row in record.metrics["epochs"]] == [0, 1]
+        for row in record.metrics["epochs"]:
+            assert len(row["dependence_bits"]) == len(row["control_bits"]) == len(row["cap_bits"]) == n_fb
+            assert row["test"]["pgd"]["n"] == 300
+        assert record.metrics["n_fine_tune"] == 64
+    baseline = outcome.baseline.metrics
+    assert baseline["accuracy"].keys() == {"standard", "robust", "semirobust_1", "semirobust_4"}
+    assert baseline["robust_validation"]["held_out"] is True
+    start = outcome.trials[4][0].metrics["epochs"][0]["test_accuracy"]["pgd"]
+    assert start == baseline["accuracy"]["semirobust_4"]["pgd"]["accuracy"]
+
+
+def test_stored_results_are_loaded_not_computed(outcome, monkeypatch):
+    monkeypatch.setattr(algorithm_1, "run_trial", lambda config: pytest.fail("computed again"))
+    monkeypatch.setattr(algorithm_1, "run_baseline", lambda config: pytest.fail("computed again"))
+    again = algorithm_1.run_plan(outcome.plan, "quick")
+    assert again.baseline.metrics == outcome.baseline.metrics
+
+
+@pytest.mark.parametrize("reading", ["printed", "sound"])
+def test_rows(outcome, reading):
+    rows = tables.our_rows(outcome, ["pgd", "autoattack"], reading=reading, profile="quick")
+    assert [(row["n_fb"], row["attack"]) for row in rows] == [
+        (1, "pgd"),
+        (1, "autoattack"),
+        (4, "pgd"),
+        (4, "autoattack"),
+    ]
+    assert [row["n"] for row in rows] == [300, 20, 300, 20]
+    for row in rows:
+        assert row["difference"] == pytest.approx(row["acc_tilde"] - row["acc_star"], abs=1e-9)
+        assert (row["interval"] is None) == (reading == "printed")
+    assert len(tables.as_markdown(rows).splitlines()) == 2 + len(rows)
+    assert tables.as_markdown(rows, ("source", "n")).count("|") == 3 * (2 + len(rows))
+
+
+def test_side_by_side_puts_printed_rows_first(only_this_plan):
+    rows = tables.side_by_side(["quick", "reference"], ["pgd"])
+    assert [row["source"] for row in rows if row["n_fb"] == 4] == [
+        "printed, Table 3",
+        "ours, quick, printed reading",
+        "ours, quick, sound reading",
+    ]
+    assert tables.not_run(["quick", "reference"]) == []
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="known: algorithm_1"):
+        experiments.main("table_9", "quick")
+    with pytest.raises(ValueError, match="quick, reference, paper"):
+        experiments.main("algorithm_1", "quik")
+
+
+def test_an_unknown_reading_lists_the_known_ones(outcome):
+    with pytest.raises(ValueError, match="known: printed, sound"):
+        tables.reading_of(outcome, 4, "loud")

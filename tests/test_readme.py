@@ -1,0 +1,46 @@
+"""The README's table is the committed results, and its code runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import torch
+
+from semirobust import models
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _tool():
+    spec = importlib.util.spec_from_file_location("readme_tool", ROOT / "tools" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_is_made_from_the_committed_results(monkeypatch):
+    monkeypatch.delenv("SEMIROBUST_RESULTS", raising=False)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert _tool().render(text) == text, "run python tools/readme.py"
+
+
+def test_every_file_it_names_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_its_example_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    code = code.replace('"autoattack"', '"pgd"')  # the same call, in seconds
+    names = {
+        "model": models.create("resnet18", 10, width=2, seed=0),
+        "images": torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+        "labels": torch.arange(24) % 10,
+    }
+    exec(code, names)
+    assert 0 <= names["evaluation"].accuracy <= 1
+    assert names["estimate"].n == 24

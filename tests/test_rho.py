@@ -1,0 +1,157 @@
+"""Algorithm 1: the trial leaves f_a* alone, and both readings do what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semirobust import data, layers, models, rho, training
+from semirobust.rho import Measurement
+
+
+def make(accuracies, validation=None, bits=None):
+    """A trajectory of PGD test accuracies from epoch 0 on."""
+    validation = validation or accuracies
+    bits = bits or [(1.0, 2.0)] * len(accuracies)
+    return [
+        Measurement(epoch, validation[epoch], {"pgd": accuracy}, tuple(bits[epoch]), (0.1, 0.2))
+        for epoch, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_printed_reading_stops_at_the_first_test_success_and_takes_the_smallest_rho():
+    first = make([0.1, 0.3, 0.52, 0.9], bits=[(9, 9), (8, 8), (3, 7), (0, 0)])
+    second = make([0.1, 0.5, 0.2, 0.2], bits=[(9, 9), (4, 6), (0, 0), (0, 0)])
+    failed = make([0.1, 0.2, 0.3, 0.4], bits=[(9, 9), (1, 1), (1, 1), (1, 1)])
+    reading = rho.printed([first, second, failed], 0.5, "pgd")
+    assert reading.epochs == (2, 1, 3)
+    assert reading.succeeded == (True, True, False)
+    assert reading.accuracy == 0.52  # the 0.9 comes after the stop
+    assert reading.accuracies == (0.52, 0.5, 0.4)
+    assert reading.rho == (3, 6)  # per layer, from different trials, failures left out
+    assert reading.mean_epochs == 1.5
+
+
+def test_printed_reading_without_success_reports_the_largest_rho():
+    trials = [
+        make([0.1, 0.4, 0.3], bits=[(9, 9), (1, 1), (2, 5)]),
+        make([0.1, 0.2, 0.2], bits=[(9, 9), (1, 1), (3, 4)]),
+    ]
+    reading = rho.printed(trials, 0.5, "pgd")
+    assert reading.rho == (3, 5)
+    assert reading.accuracy == 0.4
+    assert reading.mean_epochs is None
+
+
+def test_a_larger_k_is_reached_earlier_and_epoch_zero_never_counts():
+    trajectory = make([0.5, 0.46, 0.49, 0.5])
+    assert rho.printed([trajectory], 0.5, "pgd").epochs == (3,)
+    assert rho.printed([trajectory], 0.5, "pgd", k=0.02).epochs == (2,)
+    assert rho.printed([trajectory], 0.5, "pgd", k=0.05).epochs == (1,)
+
+
+def test_sound_reading_never_looks_at_the_test_set_to_decide():
+    trials = [
+        make([0.1, 0.9, 0.3, 0.4], validation=[0, 0.1, 0.6, 0.7]),
+        make([0.1, 0.9, 0.3, 0.2], validation=[0, 0.2, 0.4, 0.3]),
+    ]
+    reading = rho.sound(trials, 0.5, "pgd")
+    assert reading.epochs == (2, 2)  # a success, and the best validation epoch of a failure
+    assert reading.succeeded == (True, False)
+    assert reading.accuracies == (0.3, 0.3)
+    changed = [[replace(m, test_accuracy={"pgd": 1.0}) for m in trial] for trial in trials]
+    assert rho.sound(changed, 0.5, "pgd").epochs == reading.epochs
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=20))
+def test_auc_is_the_probability_that_a_success_scores_higher(points):
+    scores, success = np.array([p[0] for p in points], float), np.array([p[1] for p in points])
+    if success.all() or not success.any():
+        with pytest.raises(ValueError, match="needs successes and failures"):
+            rho.auc(scores, success)
+        return
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[success] for b in scores[~success]]
+    assert rho.auc(scores, success) == pytest.approx(np.mean(pairs), abs=1e-12)
+
+
+def test_dependence_that_rises_with_success_predicts_it_and_constant_dependence_does_not():
+    rising = [make([0, 0, 1, 1, 0, 1], bits=[(a, 0.0) for a in (0, 0.1, 1, 1.1, 0.2, 1.2)]) for _ in range(8)]
+    found = rho.predicts_success(rising, 0.5, 0, permutations=199)
+    assert found.auc == 1.0
+    assert found.p_value < 0.05
+    assert (found.successes, found.failures) == (24, 24)
+    assert rho.predicts_success(rising, 0.5, 1, permutations=199).auc == 0.5
+    assert rho.predicts_success(rising, 2.0, 0).auc is None
+
+
+def test_p_values_are_not_small_where_dependence_has_nothing_to_do_with_success():
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(60):
+        trials = [make(list(rng.random(8).round()), bits=[(b, b) for b in rng.random(8)]) for _ in range(3)]
+        found = rho.predicts_success(trials, 0.5, 0, permutations=99, seed=1)
+        if found.p_value is not None:
+            values.append(found.p_value)
+    assert np.mean(np.array(values) <= 0.1) < 0.25
+
+
+def test_paired_difference():
+    mean, low, high = rho.paired_difference(np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 0], bool))
+    assert mean == pytest.approx(0.4)
+    assert low < 0.4 < high
+    same = np.ones(10, bool)
+    assert rho.paired_difference(same, same) == (0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    build = lambda seed: models.create("resnet18", 10, (1, 16, 16), width=4, seed=seed)  # noqa: E731
+    robust, standard = build(0), build(1)
+    with torch.no_grad():
+        for model in (robust, standard):  # statistics that are not those of initialisation
+            model.train()(torch.rand(64, 1, 16, 16))
+    return robust.eval(), standard.eval()
+
+
+CONFIG = training.short(
+    2, lr=0.05, batch_size=32, attack=training.PGD(0.1, 0.05, 2), augment=False, precision="float32"
+)
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True])
+def test_a_trial_changes_f_b_only(networks, batch_statistics):
+    robust, standard = networks
+    before = {name: value.clone() for name, value in robust.state_dict().items()}
+    images = data.load("digits", "train", size=16, limit=64)
+    split = layers.Split(robust, 4)
+    seen = []
+    for epoch, model in rho.trial(
+        robust, standard.state_dict(), 4, images, CONFIG, batch_statistics=batch_statistics
+    ):
+        state = model.state_dict()
+        assert all(torch.equal(state[name], before[name]) for name in split.names_a), "f_a* changed"
+        if epoch == 0:
+            assert all(torch.equal(state[name], standard.state_dict()[name]) for name in split.names_b)
+        else:
+            assert not torch.equal(state["fc.weight"], standard.state_dict()["fc.weight"])
+        seen.append(epoch)
+    assert seen == [0, 1, 2]
+    assert all(torch.equal(value, before[name]) for name, value in robust.state_dict().items())
+    assert all(parameter.requires_grad for parameter in robust.parameters())
+
+
+def test_bad_input(networks):
+    robust, standard = networks
+    images = data.load("digits", "train", size=16, limit=64)
+    with pytest.raises(ValueError, match="give config an attack"):
+        next(rho.trial(robust, standard.state_dict(), 4, images, replace(CONFIG, attack=None)))
+    with pytest.raises(ValueError, match="n_fb must be"):
+        next(rho.trial(robust, standard.state_dict(), 18, images, CONFIG))
+    with pytest.raises(ValueError, match="cannot graft"):
+        next(rho.trial(robust, {}, 4, images, CONFIG))
