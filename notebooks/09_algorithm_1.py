@@ -86,43 +86,34 @@ print(
 def draw_trials(axis, outcome, n_fb):
     """PGD accuracy on test images over the epochs of each trial, between (f_a*, f_b) and (f_a*, f_b*)."""
     for number, trial in enumerate(outcome.trajectories(n_fb)):
-        pgd = [100 * m.test_accuracy["pgd"] for m in trial]
-        axis.plot(
-            [m.epoch for m in trial],
-            pgd,
-            "o-",
-            ms=3,
-            color=figures.COLORS["ours"],
-            label="trials" if number == 0 else None,
-        )
+        pgd, label = [100 * m.test_accuracy["pgd"] for m in trial], "trials" if number == 0 else None
+        axis.plot([m.epoch for m in trial], pgd, "o-", ms=3, color=figures.COLORS["ours"], label=label)
     summary = outcome.baseline.metrics["accuracy"]["robust"]["pgd"]
-    axis.axhspan(
-        *(100 * bound for bound in summary["interval"]), color=figures.COLORS["robust"], alpha=0.15, lw=0
-    )
-    axis.axhline(
-        100 * summary["accuracy"],
-        color=figures.COLORS["robust"],
-        label="Acc* of $(f_a^*, f_b^*)$, 95 % interval",
-    )
+    low, high = (100 * bound for bound in summary["interval"])
+    axis.axhspan(low, high, color=figures.COLORS["robust"], alpha=0.15, lw=0)
+    label = "$Acc^*$ of $(f_a^*, f_b^*)$, 95 % interval"
+    axis.axhline(100 * summary["accuracy"], color=figures.COLORS["robust"], label=label)
     axis.set(title=f"$f_b$ of {n_fb} layers", xlabel="epoch of fine-tuning $f_b$", ylim=(0, None))
 
 
+# %%
 def figure_trials(outcome):
-    fig, axes = plt.subplots(1, len(outcome.plan.n_fb), figsize=(7.2, 3.0), sharey=True, layout="constrained")
-    for axis, n_fb in zip(axes, outcome.plan.n_fb, strict=True):
+    plan = outcome.plan
+    fig, axes = plt.subplots(1, len(plan.n_fb), figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for axis, n_fb in zip(axes, plan.n_fb, strict=True):
         draw_trials(axis, outcome, n_fb)
     axes[0].set_ylabel("accuracy under PGD-10 (%)")
     axes[0].legend(loc="lower right")
-    config = algorithm_1.configuration(outcome.plan)
-    fig.suptitle(
-        f"A frozen robust $f_a^*$ gives its robustness back ({config['network']}, {config['dataset']})"
-    )
+    where = f"{plan.pair.robust.label}, {plan.pair.robust.dataset}"
+    fig.suptitle(f"Fine-tuning $f_b$ behind a frozen robust $f_a^*$ ({where})")
     return fig
 
 
 # %% tags=["nbval-ignore-output"]
 fig = figure_trials(outcome)
-figures.save_figure(fig, "09_trials", profile=profile, sources=outcome.records, notebook="09_algorithm_1")
+saved = figures.save_figure(
+    fig, "09_trials", profile=profile, sources=outcome.records, notebook="09_algorithm_1"
+)
 plt.show()
 
 # %% [markdown]
@@ -156,38 +147,38 @@ for name, by_n_fb in readings.items():
 
 
 # %%
+def draw_dependence(axis, trials, epoch, when, colour):
+    """I_j along f_b at one epoch, mean and range over trials, and the same for shuffled pairs."""
+    bits = np.array([trial[epoch].dependence_bits for trial in trials])  # [trials, layers]
+    control = np.array([trial[epoch].control_bits for trial in trials])
+    position = np.arange(bits.shape[1])
+    axis.plot(position, bits.mean(0), "o-", color=figures.COLORS[colour], label=f"$I_j$ {when}")
+    axis.fill_between(position, bits.min(0), bits.max(0), color=figures.COLORS[colour], alpha=0.2, lw=0)
+    axis.plot(position, control.mean(0), "x:", color=figures.COLORS[colour], label=f"shuffled, {when}")
+
+
+# %%
 def figure_dependence(outcome, n_fb):
-    """I_j along f_b before and after fine-tuning (mean over trials), with shuffled controls and the cap."""
-    trials = outcome.trajectories(n_fb)
-    names = [later for _, later in outcome.trials[n_fb][0].metrics["layers"]]
-    position, cap = np.arange(len(names)), outcome.trials[n_fb][0].metrics["epochs"][0]["cap_bits"]
-    fig, axis = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
-    for when, index, colour in (("before fine-tuning (not robust)", 0, "attacked"), ("after", -1, "robust")):
-        bits = np.array([trial[index].dependence_bits for trial in trials])  # [trials, layers]
-        control = np.array([trial[index].control_bits for trial in trials])
-        axis.plot(position, bits.mean(0), "o-", color=figures.COLORS[colour], label=f"$I_j$ {when}")
-        axis.fill_between(position, bits.min(0), bits.max(0), color=figures.COLORS[colour], alpha=0.2, lw=0)
-        axis.plot(
-            position,
-            control.mean(0),
-            "x:",
-            color=figures.COLORS[colour],
-            label=f"shuffled, {when.split(' (')[0]}",
-        )
-    axis.plot(position, cap, "--", color=figures.COLORS["printed"], label="cap of the estimator")
-    axis.set_xticks(position, names, rotation=40, ha="right")
-    axis.set(
-        ylabel="bits", ylim=(0, None), xlabel="layer $j$ (pairs $j-1, j$), from first of $f_b$ to output"
-    )
-    axis.set_title("The dependence before fine-tuning is no smaller than after")
-    axis.legend(ncols=2, loc="lower left")
+    """Dependence of consecutive layers before and after fine-tuning, between its control and its cap."""
+    trials, metrics = outcome.trajectories(n_fb), outcome.trials[n_fb][0].metrics
+    fig, axis = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+    draw_dependence(axis, trials, 0, "before fine-tuning", "attacked")
+    draw_dependence(axis, trials, -1, "after", "robust")
+    names = [later for _, later in metrics["layers"]]
+    cap = metrics["epochs"][0]["cap_bits"]
+    axis.plot(range(len(names)), cap, "--", color=figures.COLORS["printed"], label="cap of the estimator")
+    axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    axis.set(ylabel="bits", ylim=(0, None), xlabel="layer $j$ of the pair $(j-1, j)$")
+    where = f"{outcome.plan.pair.robust.label}, {outcome.plan.pair.robust.dataset}"
+    axis.set_title(f"Dependence before and after $f_b$ became robust ({where})")
+    axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.02))
     return fig
 
 
 # %% tags=["nbval-ignore-output"]
 deepest = max(plan.n_fb)
 fig = figure_dependence(outcome, deepest)
-figures.save_figure(
+saved = figures.save_figure(
     fig, "09_dependence", profile=profile, sources=outcome.trials[deepest], notebook="09_algorithm_1"
 )
 plt.show()
@@ -223,23 +214,20 @@ for n_fb in plan.n_fb:
 # Drawn from the committed results of the reference profile, where they are there; nothing is computed here.
 
 # %% tags=["nbval-ignore-output"]
-for other in ("reference", "paper"):
-    for stored in filter(
-        None, (algorithm_1.stored(candidate, other) for candidate in algorithm_1.plans(other))
-    ):
-        if other == profile and stored.plan == plan:
-            continue
-        fig = figure_trials(stored)
-        name = f"09_trials_{stored.plan.name}"
-        figures.save_figure(fig, name, profile=other, sources=stored.records, notebook="09_algorithm_1")
-        fig = figure_dependence(stored, max(stored.plan.n_fb))
-        figures.save_figure(
-            fig,
-            name.replace("trials", "dependence"),
-            profile=other,
-            sources=stored.records,
-            notebook="09_algorithm_1",
-        )
+others = [
+    (where, stored)
+    for where in ("reference", "paper")
+    for stored in (algorithm_1.stored(candidate, where) for candidate in algorithm_1.plans(where))
+    if stored is not None and stored.plan != plan
+]
+for where, stored in others:
+    for draw, name in ((figure_trials(stored), "trials"), (figure_dependence(stored, deepest), "dependence")):
+        name = f"09_{name}_{stored.plan.name}"
+        figures.save_figure(draw, name, profile=where, sources=stored.records, notebook="09_algorithm_1")
+print(
+    "shown: "
+    + (", ".join(f"{where}: {stored.plan.name}" for where, stored in others) or "none is stored yet")
+)
 plt.show()
 
 # %% [markdown]

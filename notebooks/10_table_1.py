@@ -74,62 +74,55 @@ display(Markdown(tables.as_markdown(weaker)))
 
 
 # %%
-def bars(outcome, attack, axis):
-    """Accuracy of (f_a*, f_b), (f_a*, f_b~) in each trial, and (f_a*, f_b*) under one attack."""
-    accuracy, position = outcome.baseline.metrics["accuracy"], np.arange(len(outcome.plan.n_fb))
-    stops = {
-        n: [tables._at_stop(r.metrics, "sound", attack) for r in outcome.trials[n]] for n in outcome.plan.n_fb
-    }
-    groups = (
-        (
-            "semirobust $(f_a^*, f_b)$",
-            "attacked",
-            [[accuracy[f"semirobust_{n}"][attack]] for n in outcome.plan.n_fb],
-        ),
-        (r"fine-tuned $(f_a^*, \tilde f_b)$", "ours", list(stops.values())),
-        ("robust $(f_a^*, f_b^*)$", "robust", [[accuracy["robust"][attack]]] * len(position)),
-    )
-    for number, (label, colour, summaries) in enumerate(groups):
-        for where, group in zip(position, summaries, strict=True):
-            for trial, summary in enumerate(group):
-                x = where + 0.27 * (number - 1) + 0.06 * (trial - (len(group) - 1) / 2)
-                middle, (low, high) = (
-                    100 * summary["accuracy"],
-                    (100 * bound for bound in summary["interval"]),
-                )
-                axis.errorbar(x, middle, [[middle - low], [high - middle]], fmt="o", ms=4, capsize=2, color=figures.COLORS[colour],
-                              label=label if where == trial == 0 else None)  # fmt: skip
-    axis.set_xticks(position, [f"$f_b$ of {n} layers" for n in outcome.plan.n_fb])
-    axis.set(title={"none": "clean"}.get(attack, attack), ylim=(0, None), xlim=(-0.5, len(position) - 0.5))
+def groups(outcome, attack):
+    """(label, colour, summaries for each size of f_b) of the three kinds of network."""
+    accuracy, sizes = outcome.baseline.metrics["accuracy"], outcome.plan.n_fb
+    before = [[accuracy[f"semirobust_{n}"][attack]] for n in sizes]
+    after = [
+        [tables.summary_at_stop(record.metrics, "sound", attack) for record in outcome.trials[n]]
+        for n in sizes
+    ]
+    yield "semirobust $(f_a^*, f_b)$", "attacked", before
+    yield r"fine-tuned $(f_a^*, \tilde f_b)$, each trial", "ours", after
+    yield "robust $(f_a^*, f_b^*)$", "robust", [[accuracy["robust"][attack]] for _ in sizes]
+
+
+def draw_attack(axis, outcome, attack):
+    """Accuracies under one attack with their Wilson intervals."""
+    for number, (label, colour, summaries) in enumerate(groups(outcome, attack)):
+        for where, group in enumerate(summaries):
+            x = where + 0.27 * (number - 1) + 0.06 * (np.arange(len(group)) - (len(group) - 1) / 2)
+            y = 100 * np.array([summary["accuracy"] for summary in group])
+            ends = 100 * np.array([summary["interval"] for summary in group])  # [trials, 2]
+            style = {"fmt": "o", "ms": 4, "capsize": 2, "color": figures.COLORS[colour]}
+            axis.errorbar(x, y, abs(ends.T - y), label=label if where == 0 else None, **style)
+    axis.set_xticks(range(len(outcome.plan.n_fb)), [f"{n} layers" for n in outcome.plan.n_fb])
+    title = {"none": "clean", "fgsm": "FGSM", "pgd": "PGD-10", "autoattack": "AutoAttack"}[attack]
+    axis.set(title=title, ylim=(0, 100), xlim=(-0.5, len(outcome.plan.n_fb) - 0.5), xlabel="size of $f_b$")
 
 
 # %%
 def figure_table(outcome):
     """All four attacks side by side."""
-    fig, axes = plt.subplots(1, 4, figsize=(9.6, 3.2), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 4, figsize=(9.6, 3.4), sharey=True, layout="constrained")
     for axis, attack in zip(axes, ("none", "fgsm", "pgd", "autoattack"), strict=True):
-        bars(outcome, attack, axis)
-        axis.tick_params("x", rotation=20)
+        draw_attack(axis, outcome, attack)
     axes[0].set_ylabel("accuracy (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3)
-    config = algorithm_1.configuration(outcome.plan)
-    fig.suptitle(
-        f"Fine-tuning $f_b$ alone: {config['network']} on {config['dataset']}, {config['test']} test images"
-    )
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plan = outcome.plan
+    sizes = f"{plan.sizes.test} test images, AutoAttack on {plan.sizes.autoattack}"
+    fig.suptitle(f"Fine-tuning $f_b$ alone: {plan.pair.robust.label}, {plan.pair.robust.dataset} ({sizes})")
     return fig
 
 
 # %% tags=["nbval-ignore-output"]
 shown = [(profile, outcome)]
-for other in profiles[1:]:
+for other in profiles:
     found = (algorithm_1.stored(candidate, other) for candidate in algorithm_1.plans(other))
-    shown += [(other, stored) for stored in found if stored is not None and other != profile]
+    shown += [(other, stored) for stored in found if stored is not None and stored.plan != plan]
 for where, stored in shown:
-    fig = figure_table(stored)
-    figures.save_figure(
-        fig, f"10_table_1_{stored.plan.name}", profile=where, sources=stored.records, notebook="10_table_1"
-    )
+    fig, name = figure_table(stored), f"10_table_1_{stored.plan.name}"
+    figures.save_figure(fig, name, profile=where, sources=stored.records, notebook="10_table_1")
 plt.show()
 
 # %% [markdown]

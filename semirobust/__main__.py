@@ -145,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from semirobust import experiments
 
             sources.check_profile(options.profile)
-            return int(experiments.main(options.name, options.profile) or 0)
+            experiments.main(options.name, options.profile, say=Terminal().say)
+            return 0
         from semirobust import checks
 
         if options.command == "pair":

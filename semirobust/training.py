@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,22 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
 
 
 def train(
-    model: nn.Module, images: Images, config: TrainConfig, *, checkpoint: Path | None = None
+    model: nn.Module,
+    images: Images,
+    config: TrainConfig,
+    *,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[EpochLog], object] = lambda log: None,
 ) -> list[EpochLog]:
-    """Train ``model`` in place through all epochs; returns the log. See ``epochs``."""
-    finished = _read(checkpoint, config)[1] if checkpoint is not None and checkpoint.exists() else []
-    return [*finished, *epochs(model, images, config, checkpoint=checkpoint)]
+    """Train ``model`` in place through all epochs; returns the log. See ``epochs``.
+
+    ``on_epoch`` is called with the log of each epoch trained now.
+    """
+    logs = _read(checkpoint, config)[1] if checkpoint is not None and checkpoint.exists() else []
+    for log in epochs(model, images, config, checkpoint=checkpoint):
+        on_epoch(log)
+        logs.append(log)
+    return logs
 
 
 def epochs(

@@ -84,7 +84,9 @@ def outcome(store):
         recipe, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
     )
     fine_tune = algorithm_1._fine_tune(pair, epochs=1, lr=0.01, batch_size=32)
-    plan = algorithm_1.Plan("tiny", pair, (1, 4), 1, algorithm_1.Sizes(64, 100, 300, 20), fine_tune)
+    plan = algorithm_1.Plan(
+        "tiny", pair, (1, 4), 1, algorithm_1.Sizes(64, 100, 300, 20, steps=3, queries=20), fine_tune
+    )
     with pytest.MonkeyPatch.context() as patch:
         _use(store, patch)
         return algorithm_1.run_plan(plan, "quick")
@@ -113,8 +115,8 @@ def test_a_plan_stores_what_the_tables_need(outcome):
 
 
 def test_stored_results_are_loaded_not_computed(outcome, monkeypatch):
-    monkeypatch.setattr(algorithm_1, "run_trial", lambda config: pytest.fail("computed again"))
-    monkeypatch.setattr(algorithm_1, "run_baseline", lambda config: pytest.fail("computed again"))
+    monkeypatch.setattr(algorithm_1, "run_trial", lambda config, **_: pytest.fail("computed again"))
+    monkeypatch.setattr(algorithm_1, "run_baseline", lambda config, **_: pytest.fail("computed again"))
     again = algorithm_1.run_plan(outcome.plan, "quick")
     assert again.baseline.metrics == outcome.baseline.metrics
 

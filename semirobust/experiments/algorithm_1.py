@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import nn
 
 from semirobust import attacks, dependence, layers, rho, runs
+from semirobust.data import Images
 from semirobust.experiments import networks
 from semirobust.experiments.networks import Pair
 from semirobust.training import TrainConfig
@@ -22,17 +22,19 @@ from semirobust.training import TrainConfig
 EXPERIMENT = "algorithm_1"
 BASELINES = "algorithm_1_baselines"
 ATTACKS = ("none", "fgsm", "pgd")  # measured at every epoch; AutoAttack where a trial starts and stops
-WEAK = "autoattack-10"  # AutoAttack with 10 steps in its APGD and FAB: what torchattacks' class of that name does
+WEAK = "autoattack-10"  # 10 steps in its APGD and FAB, as torchattacks' class AutoAttack runs them
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each part takes (the first of their set)."""
+    """How many images each part takes (the first of their set), and the effort of AutoAttack."""
 
     fine_tune: int
     validation: int
     test: int
     autoattack: int
+    steps: int = 100
+    queries: int = 5000
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,15 @@ def _fine_tune(pair: Pair, *, epochs: int, lr: float, batch_size: int) -> TrainC
     return replace(recipe, epochs=epochs, lr=lr, batch_size=batch_size, schedule="constant", milestones=())
 
 
-#: (sizes, trials, and what fine-tuning changes in the recipe of the robust network) by plan name, else by profile
+#: plan (or profile) -> sizes, trials, and what fine-tuning changes in the recipe of the robust network
 _SETTINGS: dict[str, tuple[Sizes, int, dict[str, Any]]] = {
-    "quick": (Sizes(1000, 200, 400, 100), 3, {"epochs": 6, "lr": 0.02, "batch_size": 128}),
+    "quick": (
+        Sizes(1000, 200, 400, 100, steps=20, queries=300),
+        3,
+        {"epochs": 6, "lr": 0.02, "batch_size": 128},
+    ),
     "reference": (Sizes(10_000, 2000, 2000, 500), 3, {"epochs": 10, "lr": 0.001, "batch_size": 128}),
-    "cifar10-width16": (Sizes(10_000, 2000, 2000, 200), 3, {"epochs": 10, "lr": 0.001, "batch_size": 128}),
+    "cifar10-width16": (Sizes(10_000, 2000, 2000, 200), 3, {"epochs": 6, "lr": 0.001, "batch_size": 128}),
     "paper": (Sizes(50_000, 5000, 10_000, 10_000), 10, {"epochs": 10, "lr": 0.001, "batch_size": 512}),
 }
 
@@ -103,9 +109,13 @@ def plans(profile: str) -> list[Plan]:
 # --- what a run measures ---
 
 
+def _quiet(line: str) -> None:
+    pass
+
+
 @lru_cache(maxsize=4)
-def _pair_networks(pair: Pair) -> tuple[nn.Module, nn.Module]:
-    return networks.trained(pair.standard)[0], networks.trained(pair.robust)[0]
+def _pair_networks(pair: Pair, say: Callable[[str], None] = _quiet) -> tuple[nn.Module, nn.Module]:
+    return networks.trained(pair.standard, say=say)[0], networks.trained(pair.robust, say=say)[0]
 
 
 @dataclass(frozen=True)
@@ -121,22 +131,25 @@ def _star(pair: Pair, sizes: Sizes) -> _Star:
     robust = _pair_networks(pair)[1]
     test = networks.test_images(pair.robust, sizes.test)
     validation = networks.validation_images(pair.robust, sizes.validation)
-    found = {attack: _evaluate(robust, pair, test.images, test.labels, attack) for attack in ATTACKS}
-    few = sizes.autoattack
-    for attack in ("autoattack", WEAK):
-        found[attack] = _evaluate(robust, pair, test.images[:few], test.labels[:few], attack)
-    return _Star(found, _evaluate(robust, pair, validation.images, validation.labels, "pgd"))
+    found = {
+        attack: _evaluate(robust, pair, sizes, test, attack) for attack in (*ATTACKS, "autoattack", WEAK)
+    }
+    return _Star(found, _evaluate(robust, pair, sizes, validation, "pgd"))
 
 
-def _evaluate(
-    model: nn.Module, pair: Pair, images: torch.Tensor, labels: torch.Tensor, attack: str
-) -> attacks.Evaluation:
-    steps: dict[str, Any] = {"step": pair.attack.step, "steps": pair.attack.steps} if attack == "pgd" else {}
-    if attack == WEAK:
-        attack, steps = "autoattack", {"steps": 10}
+def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attack: str) -> attacks.Evaluation:
+    """One attack on the images; AutoAttack on the first ``sizes.autoattack`` of them."""
+    images, labels = subject.images, subject.labels
+    effort: dict[str, Any] = {}
+    if attack == "pgd":
+        effort = {"step": pair.attack.step, "steps": pair.attack.steps}
+    elif attack in ("autoattack", WEAK):
+        images, labels = images[: sizes.autoattack], labels[: sizes.autoattack]
+        effort = {"steps": 10 if attack == WEAK else sizes.steps, "queries": sizes.queries}
+    name = "autoattack" if attack == WEAK else attack
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", attacks.GradientMaskingWarning)  # kept in the result instead
-        return attacks.evaluate(model, images, labels, attack, eps=pair.attack.eps, seed=0, **steps)
+        return attacks.evaluate(model, images, labels, name, eps=pair.attack.eps, seed=0, **effort)
 
 
 def _summary(evaluation: attacks.Evaluation, reference: attacks.Evaluation | None = None) -> dict[str, Any]:
@@ -155,21 +168,10 @@ def _summary(evaluation: attacks.Evaluation, reference: attacks.Evaluation | Non
     return summary
 
 
-def _dependence(
-    model: nn.Module, pair: Pair, images: torch.Tensor, labels: torch.Tensor, n_fb: int
-) -> list[dict[str, Any]]:
+def _dependence(model: nn.Module, pair: Pair, test: Images, n_fb: int) -> list[dict[str, Any]]:
     """I_j of the last ``n_fb`` pairs of layers on PGD-attacked test images, with its control."""
-    attacked = attacks.perturb(
-        model,
-        images,
-        labels,
-        "pgd",
-        eps=pair.attack.eps,
-        step=pair.attack.step,
-        steps=pair.attack.steps,
-        seed=0,
-    )
-    found = dependence.class_conditional(model, attacked, labels, n_last=n_fb)
+    attacked = attacks.perturb(model, test.images, test.labels, "pgd", seed=0, **asdict(pair.attack))
+    found = dependence.class_conditional(model, attacked, test.labels, n_last=n_fb)
     return [
         {
             "layers": [item.earlier, item.later],
@@ -185,12 +187,11 @@ def _dependence(
     ]
 
 
-def run_baseline(config: BaselineConfig) -> dict[str, Any]:
+def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
     """Accuracies of (f_a, f_b), (f_a*, f_b*) and (f_a*, f_b) under every attack, and the dependence along
     (f_a*, f_b*)."""
-    standard, robust = _pair_networks(config.pair)
+    standard, robust = _pair_networks(config.pair, say)
     test = networks.test_images(config.pair.robust, config.sizes.test)
-    images, labels, few = test.images, test.labels, config.sizes.autoattack
     subjects = {"standard": standard, "robust": robust}
     for n_fb in config.n_fb:
         subjects[f"semirobust_{n_fb}"] = next(
@@ -199,14 +200,10 @@ def run_baseline(config: BaselineConfig) -> dict[str, Any]:
     accuracies: dict[str, dict[str, Any]] = {}
     star = _star(config.pair, config.sizes)
     for name, model in subjects.items():
-        found = (
-            dict(star.test)
-            if name == "robust"
-            else {
-                **{attack: _evaluate(model, config.pair, images, labels, attack) for attack in ATTACKS},
-                "autoattack": _evaluate(model, config.pair, images[:few], labels[:few], "autoattack"),
-            }
-        )
+        found = star.test
+        if name != "robust":
+            wanted = (*ATTACKS, "autoattack")
+            found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in wanted}
         accuracies[name] = {attack: _summary(evaluation) for attack, evaluation in found.items()}
         accuracies[name]["autoattack"]["parts"] = [list(part) for part in found["autoattack"].parts]
     return {
@@ -214,24 +211,22 @@ def run_baseline(config: BaselineConfig) -> dict[str, Any]:
         "robust_validation": _summary(star.validation)
         | {"held_out": config.pair.robust.holdout >= config.sizes.validation},
         "dependence": {
-            name: _dependence(subjects[name], config.pair, images, labels, max(config.n_fb))
+            name: _dependence(subjects[name], config.pair, test, max(config.n_fb))
             for name in ("standard", "robust")
         },
         "layers": layers.weight_layers(robust),
     }
 
 
-def run_trial(config: TrialConfig) -> dict[str, Any]:
+def run_trial(config: TrialConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
     """One trial, measured before fine-tuning and after each epoch; AutoAttack at the start and where each
     reading stops."""
-    standard, robust = _pair_networks(config.pair)
+    standard, robust = _pair_networks(config.pair, say)
     test = networks.test_images(config.pair.robust, config.sizes.test)
     validation = networks.validation_images(config.pair.robust, config.sizes.validation)
     pool = networks.training_images(config.pair.robust)
-    usable = len(pool) - max(
-        0, config.sizes.validation - config.pair.robust.holdout
-    )  # never a validation image
-    images = pool.subset(range(min(config.sizes.fine_tune, usable)))
+    shared = max(0, config.sizes.validation - config.pair.robust.holdout)  # validation images in the pool
+    images = pool.subset(range(min(config.sizes.fine_tune, len(pool) - shared)))
     star = _star(config.pair, config.sizes)
 
     rows, states = [], []
@@ -243,16 +238,13 @@ def run_trial(config: TrialConfig) -> dict[str, Any]:
         config.fine_tune,
         batch_statistics=config.batch_statistics,
     ):
-        found = {
-            attack: _evaluate(model, config.pair, test.images, test.labels, attack) for attack in ATTACKS
-        }
-        along = _dependence(model, config.pair, test.images, test.labels, config.n_fb)
+        found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in ATTACKS}
+        held_out = _evaluate(model, config.pair, config.sizes, validation, "pgd")
+        along = _dependence(model, config.pair, test, config.n_fb)
         rows.append(
             {
                 "epoch": epoch,
-                "validation_accuracy": _evaluate(
-                    model, config.pair, validation.images, validation.labels, "pgd"
-                ).accuracy,
+                "validation_accuracy": held_out.accuracy,
                 "test_accuracy": {attack: evaluation.accuracy for attack, evaluation in found.items()},
                 "test": {
                     attack: _summary(evaluation, star.test[attack]) for attack, evaluation in found.items()
@@ -270,11 +262,10 @@ def run_trial(config: TrialConfig) -> dict[str, Any]:
         "printed": rho.printed(trajectory, star.test["pgd"].accuracy, "pgd").epochs[0],
         "sound": rho.sound(trajectory, star.validation.accuracy, "pgd").epochs[0],
     }
-    few, final = config.sizes.autoattack, copy.deepcopy(robust)
-    strongest = {}
+    final, strongest = copy.deepcopy(robust), {}
     for epoch in sorted(set(stops.values())):
         final.load_state_dict(states[epoch])
-        evaluation = _evaluate(final, config.pair, test.images[:few], test.labels[:few], "autoattack")
+        evaluation = _evaluate(final, config.pair, config.sizes, test, "autoattack")
         strongest[epoch] = _summary(evaluation, star.test["autoattack"])
     return {
         "epochs": rows,
@@ -306,16 +297,19 @@ class Outcome:
         return [rho.as_measurements(record.metrics["epochs"]) for record in self.trials[n_fb]]
 
 
-def run_plan(plan: Plan, profile: str) -> Outcome:
-    """Compute (or load) everything of a plan."""
-    baseline = runs.run(plan.baseline, run_baseline, experiment=BASELINES, profile=profile)
-    trials = {
-        n_fb: [
-            runs.run(plan.trial(n_fb, number), run_trial, experiment=EXPERIMENT, profile=profile)
-            for number in range(plan.trials)
-        ]
-        for n_fb in plan.n_fb
-    }
+def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:
+    """Compute (or load) everything of a plan, with a line to ``say`` for each epoch of training and each
+    run."""
+    baseline = runs.run(plan.baseline, partial(run_baseline, say=say), experiment=BASELINES, profile=profile)
+    say(f"{plan.name}: baselines in {baseline.path.name}")
+    trials: dict[int, list[runs.Record]] = {}
+    for n_fb in plan.n_fb:
+        trials[n_fb] = []
+        for number in range(plan.trials):
+            config = plan.trial(n_fb, number)
+            record = runs.run(config, partial(run_trial, say=say), experiment=EXPERIMENT, profile=profile)
+            say(f"{plan.name}: n_fb = {n_fb}, trial {number + 1} of {plan.trials} in {record.path.name}")
+            trials[n_fb].append(record)
     return Outcome(plan, baseline, trials)
 
 
@@ -334,11 +328,6 @@ def stored(plan: Plan, profile: str) -> Outcome | None:
     return Outcome(
         plan, found[baseline], {n_fb: [found[name] for name in names] for n_fb, names in wanted.items()}
     )
-
-
-def main(profile: str) -> list[Outcome]:
-    """Every plan of the profile."""
-    return [run_plan(plan, profile) for plan in plans(profile)]
 
 
 def configuration(plan: Plan) -> dict[str, Any]:

@@ -3,9 +3,9 @@ from ``weights/``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -134,21 +134,34 @@ def build(config: NetworkConfig) -> nn.Module:
     )
 
 
-def trained(config: NetworkConfig) -> tuple[nn.Module, Mapping[str, Any]]:
+def trained(
+    config: NetworkConfig, *, say: Callable[[str], None] = lambda line: None
+) -> tuple[nn.Module, Mapping[str, Any]]:
     """(the trained network in evaluation mode, how it was made): committed weights, the cache, or training
-    now."""
+    now, with a line to ``say`` for each epoch."""
     model = build(config)
     committed = COMMITTED.get(runs.config_hash(config))
     if committed is not None:
         state, meta = runs.reference_weights(committed), {"weights": committed}
     else:
-        state, meta = runs.network(config, _train)
+        state, meta = runs.network(config, partial(_train, say=say))
     model.load_state_dict(state)
     return model.eval(), meta
 
 
-def _train(config: NetworkConfig, checkpoints: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    model = build(config)
-    images = training_images(config)
-    logs = training.train(model, images, config.train, checkpoint=checkpoints / "training.safetensors")
+def _train(
+    config: NetworkConfig, checkpoints: Path, say: Callable[[str], None]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    model, images = build(config), training_images(config)
+    kind = "standard" if config.train.attack is None else "adversarial"
+
+    def report(log: training.EpochLog) -> None:
+        say(
+            f"{config.label} on {config.dataset}, {kind}: epoch {log.epoch} of {config.train.epochs}, "
+            f"loss {log.loss:.3f}, PGD accuracy on a training batch {100 * log.probe_pgd_accuracy:.1f} %, "
+            f"{log.seconds:.0f} s"
+        )
+
+    path = checkpoints / "training.safetensors"
+    logs = training.train(model, images, config.train, checkpoint=path, on_epoch=report)
     return model.state_dict(), {"epochs": [asdict(log) for log in logs], "n_train": len(images)}

@@ -100,7 +100,7 @@ def our_rows(
         decided = reading_of(outcome, n_fb, reading)
         for attack in attacks:
             star, start = (baseline["accuracy"][name][attack] for name in ("robust", f"semirobust_{n_fb}"))
-            at_stop = [_at_stop(record.metrics, reading, attack) for record in outcome.trials[n_fb]]
+            at_stop = [summary_at_stop(record.metrics, reading, attack) for record in outcome.trials[n_fb]]
             values = [100 * summary["accuracy"] for summary in at_stop]
             differences = 100 * np.array([summary["difference"] for summary in at_stop])  # [trials, 3]
             best = int(np.argmax(values))
@@ -137,7 +137,7 @@ def reading_of(outcome: Outcome, n_fb: int, reading: str) -> rho.Reading:
     raise ValueError(f"unknown reading {reading!r}; known: printed, sound")
 
 
-def _at_stop(metrics: dict[str, Any], reading: str, attack: str) -> dict[str, Any]:
+def summary_at_stop(metrics: dict[str, Any], reading: str, attack: str) -> dict[str, Any]:
     """Summary of the network where the trial stopped."""
     if attack == "autoattack":
         return metrics["autoattack"][reading]
