@@ -41,8 +41,8 @@ runs.check_profile(profile)
 # | claim | what we found | where |
 # | --- | --- | --- |
 # | A frozen robust $f_a^*$ lets a fine-tuned $f_b$ regain the robustness of $(f_a^*, f_b^*)$ (Algorithm 1, Table 1) | Most of it comes back within a few epochs, from $f_b$ trained alone; whether *all* of it does depends on the scale, the attack, and on whether the test set may choose the epoch | `09_algorithm_1`, `10_table_1` |
-# | The dependence $\rho$ recorded after success is what robustness needs | The same dependence is there *before* fine-tuning, when the network is not robust; near the input side it is close to the estimator's cap, as is its shuffled control | `09_algorithm_1` |
-# | The printed numbers of AutoAttack, PGD and the differences are consistent | Not quite: one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is larger than under PGD | `10_table_1` |
+# | The dependence $\rho$ recorded after success is what robustness needs | About the same dependence is there *before* fine-tuning, when the network is not robust, and most of each estimate is there for pairs shuffled within their class too, which have no dependence left | `09_algorithm_1` |
+# | The printed numbers of AutoAttack, PGD and the differences are consistent | Not quite: one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is larger than under PGD. The AutoAttack of the attack library that the paper names runs its parts for 10 steps, not 100; we measure both | `10_table_1` |
 #
 # The numbers behind the second column are in those notebooks, each with its $n$, interval and control; none
 # is typed here.

@@ -164,14 +164,13 @@ def figure_dependence(outcome, n_fb):
     fig, axis = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
     draw_dependence(axis, trials, 0, "before fine-tuning", "attacked")
     draw_dependence(axis, trials, -1, "after", "robust")
-    names = [later for _, later in metrics["layers"]]
     cap = metrics["epochs"][0]["cap_bits"]
-    axis.plot(range(len(names)), cap, "--", color=figures.COLORS["printed"], label="cap of the estimator")
-    axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    axis.set(ylabel="bits", ylim=(0, None), xlabel="layer $j$ of the pair $(j-1, j)$")
+    axis.plot(range(n_fb), cap, "--", color=figures.COLORS["printed"], label="cap of the estimator")
+    axis.set_xticks(range(n_fb), [f"n-{k}" if k else "n" for k in range(n_fb - 1, -1, -1)])
+    axis.set(ylabel="bits", ylim=(0, None), xlabel="layer $j$ of the pair $(j-1, j)$; $n$ is the output")
     where = f"{outcome.plan.pair.robust.label}, {outcome.plan.pair.robust.dataset}"
     axis.set_title(f"Dependence before and after $f_b$ became robust ({where})")
-    axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 0.02))
+    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
 
