@@ -174,7 +174,7 @@ def _digits(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         images.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     )  # [N, size, size, 1]
     order = np.random.default_rng(0).permutation(len(pixels))
-    keep = np.sort(order[DIGITS_TEST:] if split == "train" else order[:DIGITS_TEST])
+    keep = order[DIGITS_TEST:] if split == "train" else order[:DIGITS_TEST]  # drawn order: writers are mixed
     return np.ascontiguousarray(pixels[keep]), bunch.target[keep].astype(np.int64)
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -54,6 +55,16 @@ class Measurement:
 Trial = Sequence[Measurement]
 
 
+def semirobust(
+    robust: nn.Module, standard_state: Mapping[str, torch.Tensor], n_fb: int
+) -> tuple[nn.Module, Split]:
+    """(f_a*, f_b), a copy of ``robust`` with the last ``n_fb`` layers of the other; and its split."""
+    model = copy.deepcopy(robust)
+    split = Split(model, n_fb)
+    split.graft_b(standard_state)
+    return model, split
+
+
 def trial(
     robust: nn.Module,
     standard_state: Mapping[str, torch.Tensor],
@@ -75,9 +86,7 @@ def trial(
     """
     if config.attack is None:
         raise ValueError("Algorithm 1 trains f_b adversarially: give config an attack")
-    model = copy.deepcopy(robust)
-    split = Split(model, n_fb)
-    split.graft_b(standard_state)
+    model, split = semirobust(robust, standard_state, n_fb)
     split.freeze_a(batch_statistics=batch_statistics)
     yield 0, model
     for log in training.epochs(model, images, config):
@@ -234,17 +243,23 @@ def predicts_success(
     )
 
 
-def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
-    """Mean difference of two accuracies on the same images with its 95 % interval: (difference, low, high)
-    in [-1, 1].
+def paired_difference(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same images with its 95 % interval: (difference, low, high) in
+    [-1, 1].
 
-    ``ours``, ``theirs`` bool [N], right or wrong on each image. Normal approximation on the discordant
-    images.
+    ``ours`` bool [N], or [T, N] for the mean over T trials; ``theirs`` bool [N]. The interval speaks of other
+    images, not of other trials. It is that of Bonett and Price (2012), which adds one image to each kind of
+    discordance and so stays open where the two never differ. Raises ``ValueError`` for other shapes or no
+    image.
     """
-    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    mean = float(difference.mean())
-    half = 1.96 * float(difference.std(ddof=1)) / np.sqrt(len(difference)) if len(difference) > 1 else 1.0
-    return mean, max(-1.0, mean - half), min(1.0, mean + half)
+    ours, theirs = np.atleast_2d(np.asarray(ours, dtype=float)), np.asarray(theirs, dtype=float)
+    if theirs.ndim != 1 or ours.ndim != 2 or ours.shape[1] != len(theirs) or ours.size == 0:
+        raise ValueError(f"verdicts on the same images are needed, not {ours.shape} and {theirs.shape}")
+    difference = ours.mean(0) - theirs  # [N]
+    adjusted = np.concatenate([difference, [1.0, -1.0]])
+    half = 1.96 * float(adjusted.std()) / np.sqrt(len(adjusted))
+    centre = float(adjusted.mean())
+    return float(difference.mean()), max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def as_measurements(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:

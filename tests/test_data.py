@@ -19,7 +19,7 @@ from semirobust import _torchvision, storage
 from semirobust.data import DATASETS, load
 
 TRAIN, TEST = 1297, 500
-HELD_OUT = [2, 2, 3, 0, 8, 8, 4, 7, 0, 8]  # labels of the first digits of the test split
+HELD_OUT = [6, 6, 6, 2, 5, 6, 6, 2, 2, 1]  # labels of the first digits of the test split
 
 
 def write_set(root: Path, name: str = "cifar10", *, n: int = 12, seed: int = 0) -> Path:

@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from semirobust import attacks, dependence, layers, rho, runs
@@ -18,10 +19,12 @@ from semirobust.data import Images
 from semirobust.experiments import networks
 from semirobust.experiments.networks import Pair
 from semirobust.training import TrainConfig
+from semirobust.view import fast_dtype
 
 EXPERIMENT = "algorithm_1"
 BASELINES = "algorithm_1_baselines"
 ATTACKS = ("none", "fgsm", "pgd")  # measured at every epoch; AutoAttack where a trial starts and stops
+SHUFFLES = 5  # the control is a mean over so many
 WEAK = "autoattack-10"  # 10 steps in its APGD and FAB, as torchattacks' class AutoAttack runs them
 
 
@@ -152,26 +155,28 @@ def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attac
         return attacks.evaluate(model, images, labels, name, eps=pair.attack.eps, seed=0, **effort)
 
 
-def _summary(evaluation: attacks.Evaluation, reference: attacks.Evaluation | None = None) -> dict[str, Any]:
-    """Accuracy, interval and n; with a ``reference`` on the same images also the paired difference."""
-    summary: dict[str, Any] = {
+def _summary(evaluation: attacks.Evaluation) -> dict[str, Any]:
+    """Accuracy, interval, n, and the verdict on each image (``correct``: packed bits in hexadecimal)."""
+    return {
         "accuracy": evaluation.accuracy,
         "interval": list(evaluation.interval),
-        "n": len(evaluation.correct),
+        "n": evaluation.n,
+        "correct": np.packbits(evaluation.correct.numpy()).tobytes().hex(),
         "zero_gradient_share": evaluation.zero_gradient_share,
         "warnings": list(evaluation.warnings),
     }
-    if reference is not None:
-        summary["difference"] = list(
-            rho.paired_difference(evaluation.correct.numpy(), reference.correct.numpy())
-        )
-    return summary
+
+
+def verdicts(summary: Mapping[str, Any]) -> np.ndarray:
+    """The stored verdicts: bool [n], right under the attack or not."""
+    packed = np.frombuffer(bytes.fromhex(summary["correct"]), np.uint8)
+    return np.unpackbits(packed, count=summary["n"]).astype(bool)
 
 
 def _dependence(model: nn.Module, pair: Pair, test: Images, n_fb: int) -> list[dict[str, Any]]:
     """I_j of the last ``n_fb`` pairs of layers on PGD-attacked test images, with its control."""
     attacked = attacks.perturb(model, test.images, test.labels, "pgd", seed=0, **asdict(pair.attack))
-    found = dependence.class_conditional(model, attacked, test.labels, n_last=n_fb)
+    found = dependence.class_conditional(model, attacked, test.labels, n_last=n_fb, shuffles=SHUFFLES)
     return [
         {
             "layers": [item.earlier, item.later],
@@ -194,9 +199,7 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
     test = networks.test_images(config.pair.robust, config.sizes.test)
     subjects = {"standard": standard, "robust": robust}
     for n_fb in config.n_fb:
-        subjects[f"semirobust_{n_fb}"] = next(
-            rho.trial(robust, standard.state_dict(), n_fb, test, config.pair.robust.train)
-        )[1]
+        subjects[f"semirobust_{n_fb}"] = rho.semirobust(robust, standard.state_dict(), n_fb)[0]
     accuracies: dict[str, dict[str, Any]] = {}
     star = _star(config.pair, config.sizes)
     for name, model in subjects.items():
@@ -215,6 +218,7 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
             for name in ("standard", "robust")
         },
         "layers": layers.weight_layers(robust),
+        "attack_precision": str(fast_dtype()).removeprefix("torch."),
     }
 
 
@@ -246,9 +250,7 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = _quiet) -> di
                 "epoch": epoch,
                 "validation_accuracy": held_out.accuracy,
                 "test_accuracy": {attack: evaluation.accuracy for attack, evaluation in found.items()},
-                "test": {
-                    attack: _summary(evaluation, star.test[attack]) for attack, evaluation in found.items()
-                },
+                "test": {attack: _summary(evaluation) for attack, evaluation in found.items()},
                 "dependence_bits": [item["bits"] for item in along],
                 "control_bits": [item["control_bits"] for item in along],
                 "cap_bits": [item["cap_bits"] for item in along],
@@ -265,8 +267,7 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = _quiet) -> di
     final, strongest = copy.deepcopy(robust), {}
     for epoch in sorted(set(stops.values())):
         final.load_state_dict(states[epoch])
-        evaluation = _evaluate(final, config.pair, config.sizes, test, "autoattack")
-        strongest[epoch] = _summary(evaluation, star.test["autoattack"])
+        strongest[epoch] = _summary(_evaluate(final, config.pair, config.sizes, test, "autoattack"))
     return {
         "epochs": rows,
         "layers": [list(names) for names in pairwise(layers.weight_layers(robust))][-config.n_fb :],

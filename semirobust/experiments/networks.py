@@ -82,7 +82,9 @@ PAIRS: dict[str, dict[str, Pair]] = {
         "cifar10-width16": pair(
             training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
         ),
-        "cifar10": pair(training.short(12, lr=0.1, batch_size=128), PGD(), width=64, **_CIFAR10),
+        "cifar10": pair(
+            training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
+        ),
     },
     "paper": {
         f"{dataset}-{model}": pair(training.PAPER, PGD(), dataset=dataset, model=model, width=width)
