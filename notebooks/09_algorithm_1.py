@@ -169,7 +169,7 @@ def figure_dependence(outcome, n_fb):
     axis.set_xticks(range(n_fb), [f"n-{k}" if k else "n" for k in range(n_fb - 1, -1, -1)])
     axis.set(ylabel="bits", ylim=(0, None), xlabel="layer $j$ of the pair $(j-1, j)$; $n$ is the output")
     where = f"{outcome.plan.pair.robust.label}, {outcome.plan.pair.robust.dataset}"
-    axis.set_title(f"Dependence before and after $f_b$ became robust ({where})")
+    axis.set_title(f"Dependence before and after fine-tuning $f_b$ ({where})")
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
@@ -185,26 +185,27 @@ plt.show()
 # %% [markdown]
 # ## Does dependence predict success?
 #
-# Take every logged epoch of every trial, failures and epoch 0 included; a success is an epoch whose
-# *validation* accuracy is within $k$ points of the robust network's. The AUC is the probability that a
-# success has more dependence than a failure (1/2: no information; below: *less* dependence goes with
-# success). The $p$-value rotates each trial's successes in time, because neighbouring epochs are not
-# independent. With $k = 0$ there may be no success at all, so two more values are shown.
+# Take every logged epoch, failures included; a success is an epoch whose *validation* accuracy is within $k$ points of the robust
+# network's. The *pooled* AUC is the probability that a success has more dependence than a failure (1/2: no information). It only
+# describes: while $f_b$ is trained both drift, so any drift "predicts" success. The *within* AUC compares trials at the same epoch, one a
+# success and one not, and has an exact permutation test; with three trials its $p$ cannot be below 1/6. So this is a way to refute
+# a strong claim, and far too few trials to support one.
+
 
 # %% tags=["nbval-ignore-output"]
+def show(value):
+    return "none" if value is None else f"{value:.2f}"
+
+
 for n_fb in plan.n_fb:
     acc_star = outcome.trials[n_fb][0].metrics["acc_star_validation"]
     for k in (0.0, 0.02, 0.05):
-        trials, last = outcome.trajectories(n_fb), n_fb - 1
-        for name, layer in (("rho_n", last), ("rho_{a+1}", 0)):
-            found = rho.predicts_success(trials, acc_star, layer, k=k)
-            value = (
-                "none: only one outcome occurred"
-                if found.auc is None
-                else f"AUC {found.auc:.2f}, p = {found.p_value:.3f}"
-            )
+        for name, layer in (("rho_n", n_fb - 1), ("rho_{a+1}", 0)):
+            found = rho.predicts_success(outcome.trajectories(n_fb), acc_star, layer, k=k)
             print(
-                f"f_b of {n_fb:2d}, k = {100 * k:.0f} points, {name:9s}: {found.successes:2d} successes, {found.failures:2d} failures, {value}"
+                f"f_b of {n_fb:2d}, k = {100 * k:.0f} points, {name:9s}: {found.successes:2d} successes, "
+                f"{found.failures:2d} failures, AUC pooled {show(found.pooled)}, within {show(found.within)}, "
+                f"p = {show(found.p_value)}"
             )
 
 # %% [markdown]
@@ -262,7 +263,3 @@ assert all(
     for bits, cap in zip(row["dependence_bits"], row["cap_bits"], strict=True)
 )
 print("no dependence exceeds its cap: ok")
-assert all(
-    reading.accuracy <= readings["printed"][n].accuracy + 0.05 for n, reading in readings["sound"].items()
-)
-print("the sound reading is at most 5 points above the printed one, which is selected on the test set: ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,12 +71,11 @@ def save_figure(
     runs.check_profile(profile)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"{name!r} cannot name a figure: use letters, digits, '_' and '-', and no suffix")
-    paths = [source.path if isinstance(source, runs.Record) else Path(source) for source in sources]
     sidecar = {
         "name": name,
         "profile": profile,
         "notebook": notebook,
-        "sources": [{"path": _stable(path), "sha256": storage.sha256(path)} for path in paths],
+        "sources": [_source(source) for source in sources],
         "data": data,
         "versions": versions() | {"matplotlib": matplotlib.__version__},
     }
@@ -89,6 +89,14 @@ def save_figure(
             for kind, volatile in _METADATA.items()
         ]
     return [*written, storage.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
+
+
+def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:
+    """Path and checksum; of a record only its configuration and numbers count, not when it was made."""
+    if isinstance(source, runs.Record):
+        content = storage.json_text({"config": source.config, "metrics": source.metrics}, indent=None)
+        return {"path": _stable(source.path), "sha256": hashlib.sha256(content.encode()).hexdigest()}
+    return {"path": _stable(Path(source)), "sha256": storage.sha256(source)}
 
 
 def _stable(path: Path) -> str:

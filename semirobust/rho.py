@@ -16,12 +16,18 @@ logged trajectory has two readings:
 Departures from the paper's text:
 1. A trial that stops early is not stopped here; what comes after its stop is logged and ignored by the
    reading.
-2. Dependence is measured at every epoch, for failures too, always beside its within-class shuffled control.
+2. Dependence is measured at every epoch, for failures too, always beside its within-class shuffled control,
+   and always on PGD-attacked test images.
+3. The BatchNorms of f_a* stay in evaluation mode; the authors' variant is ``batch_statistics=True``.
+4. k is 0 unless said otherwise (the paper: "as small as possible"), and the sound reading averages rho over
+   all trials instead of taking the smallest value of the successes.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +129,7 @@ def printed(trials: Sequence[Trial], acc_star: float, attack: str, *, k: float =
     Acc~ is the largest test accuracy under ``attack`` up to the stops, over all trials (so it is selected on
     the test set).
     """
+    _check(trials, attack)
     stops = [_first(trial, lambda m: acc_star - m.test_accuracy[attack] <= k) for trial in trials]
     ends = [stop if stop is not None else trial[-1].epoch for trial, stop in zip(trials, stops, strict=True)]
     at_end = [_at(trial, end) for trial, end in zip(trials, ends, strict=True)]
@@ -155,6 +162,7 @@ def sound(trials: Sequence[Trial], acc_star_validation: float, attack: str, *, k
     A trial stops at the first epoch e >= 1 with Acc*_val - Acc_val <= k (a success), else counts at its best
     validation epoch.
     """
+    _check(trials, attack)
     stops = [_first(trial, lambda m: acc_star_validation - m.validation_accuracy <= k) for trial in trials]
     ends = [
         stop if stop is not None else max(trial[1:], key=lambda m: m.validation_accuracy).epoch
@@ -172,6 +180,14 @@ def sound(trials: Sequence[Trial], acc_star_validation: float, attack: str, *, k
     )
 
 
+def _check(trials: Sequence[Trial], attack: str) -> None:
+    if not trials or any(len(trial) < 2 for trial in trials):
+        raise ValueError("a reading needs at least one trial, each of at least one epoch of fine-tuning")
+    known = set.intersection(*(set(m.test_accuracy) for trial in trials for m in trial))
+    if attack not in known:
+        raise ValueError(f"no test accuracy under {attack!r}; measured: {', '.join(sorted(known))}")
+
+
 def _first(trial: Trial, reached: Callable[[Measurement], bool]) -> int | None:
     return next((m.epoch for m in trial if m.epoch >= 1 and reached(m)), None)
 
@@ -182,14 +198,17 @@ def _at(trial: Trial, epoch: int) -> Measurement:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How well a score tells success from failure: AUC in [0, 1] (0.5: not at all), None where only one of
-    them occurred.
+    """Does a dependence tell success from failure? AUCs in [0, 1] (1/2: not at all); None where undefined.
 
-    ``p_value``: share of ``permutations`` random rotations (and the identity) with an AUC at least as far
-    from 1/2.
+    ``pooled``: over all logged epochs of all trials, the common start counted once. It describes and tests
+    nothing: both dependence and accuracy drift while f_b is trained, so any drift "predicts" success.
+    ``within``: over pairs of trials at the *same* epoch of which one is a success, which removes that drift.
+    ``p_value``: of ``within``, over the ``permutations`` ways to hand the trials' successes to each other;
+    with T trials it cannot be below 1 / T!.
     """
 
-    auc: float | None
+    pooled: float | None
+    within: float | None
     p_value: float | None
     successes: int
     failures: int
@@ -218,29 +237,44 @@ def predicts_success(
     permutations: int = 999,
     seed: int = 0,
 ) -> Prediction:
-    """Does the dependence of pair ``layer`` (index into ``dependence_bits``) at an epoch tell that the epoch
-    is a success?
+    """How the dependence of pair ``layer`` (an index into ``dependence_bits``) goes with success at an epoch.
 
-    Every logged epoch of every trial is a point, the one before fine-tuning included; a success is Acc*_val
-    - Acc_val <= k. Epochs of a trial resemble each other, so the null distribution rotates each trial's
-    successes by a random number of epochs instead of shuffling single points.
+    A success is Acc*_val - Acc_val <= k, on validation images. All permutations of the trials are taken where
+    there are at most ``permutations``, else that many random ones and the identity. Raises ``ValueError`` for
+    trials of different lengths or no trial.
     """
-    scores = [np.array([m.dependence_bits[layer] for m in trial]) for trial in trials]
-    labels = [np.array([acc_star_validation - m.validation_accuracy <= k for m in trial]) for trial in trials]
-    joined, success = np.concatenate(scores), np.concatenate(labels)
-    positives = int(success.sum())
-    if positives in (0, len(success)):
-        return Prediction(None, None, positives, len(success) - positives, 0)
-    rng = np.random.default_rng(seed)
-    observed = auc(joined, success)
-    null = [
-        auc(joined, np.concatenate([np.roll(part, rng.integers(len(part))) for part in labels]))
-        for _ in range(permutations)
-    ]
-    extreme = sum(abs(value - 0.5) >= abs(observed - 0.5) - 1e-12 for value in null)
-    return Prediction(
-        observed, (1 + extreme) / (1 + permutations), positives, len(success) - positives, permutations
+    if not trials or len({len(trial) for trial in trials}) != 1:
+        raise ValueError("trials of one and the same number of epochs are needed")
+    bits = np.array([[m.dependence_bits[layer] for m in trial] for trial in trials])  # [T, 1 + E]
+    success = np.array(
+        [[acc_star_validation - m.validation_accuracy <= k for m in trial] for trial in trials]
     )
+    joined = np.concatenate([bits[:1, 0], bits[:, 1:].ravel()])
+    outcomes = np.concatenate([success[:1, 0], success[:, 1:].ravel()])
+    wins, losses = int(outcomes.sum()), int((~outcomes).sum())
+    pooled = auc(joined, outcomes) if wins and losses else None
+    observed = _within(bits[:, 1:], success[:, 1:])
+    if observed is None:
+        return Prediction(pooled, None, None, wins, losses, 0)
+    if math.factorial(len(trials)) <= permutations:
+        orders = [list(order) for order in itertools.permutations(range(len(trials)))]
+    else:
+        rng = np.random.default_rng(seed)
+        draws = (rng.permutation(len(trials)).tolist() for _ in range(permutations))
+        orders = [list(range(len(trials))), *draws]
+    null = [_within(bits[:, 1:], success[order, 1:]) for order in orders]
+    extreme = sum(value is not None and abs(value - 0.5) >= abs(observed - 0.5) - 1e-12 for value in null)
+    return Prediction(pooled, observed, extreme / len(orders), wins, losses, len(orders))
+
+
+def _within(bits: np.ndarray, success: np.ndarray) -> float | None:
+    """Share of (success, failure) pairs of trials at the same epoch where the success has more dependence."""
+    above = total = 0.0
+    for scores, won in zip(bits.T, success.T, strict=True):  # one epoch: [T]
+        difference = scores[won][:, None] - scores[~won][None, :]
+        above += float((difference > 0).sum() + 0.5 * (difference == 0).sum())
+        total += difference.size
+    return above / total if total else None
 
 
 def paired_difference(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[float, float, float]:

@@ -78,7 +78,9 @@ class TrainConfig:
 
     @property
     def dtype(self) -> torch.dtype:
-        return fast_dtype() if self.precision == "auto" else getattr(torch, self.precision)
+        if self.precision == "auto":
+            return torch.bfloat16 if torch.cuda.is_available() else fast_dtype()
+        return getattr(torch, self.precision)
 
 
 #: the printed recipe; ``replace(PAPER, attack=None)`` is its standard training

@@ -4,8 +4,9 @@ of it."""
 from __future__ import annotations
 
 import pytest
+import torch
 
-from semirobust import experiments, runs, training
+from semirobust import __main__, experiments, runs, training
 from semirobust.experiments import algorithm_1, networks, tables
 from semirobust.training import PGD
 
@@ -52,12 +53,9 @@ def test_printed_tables():
     assert len(tables.printed(3)) == 24
     row = tables.printed(1)[0]
     assert (row["network"], row["acc_star"], row["rho_n"], row["rho_n7"]) == ("resnet18", 39.45, 3.31, None)
-    assert [r["n_fb"] for r in tables.printed_rows(["autoattack", "none"], "resnet18", "cifar10")] == [
-        4,
-        12,
-        4,
-        12,
-    ]
+    rows = tables.printed_rows(["autoattack", "none"])
+    assert [row["n_fb"] for row in rows] == [4, 12] * 8
+    assert {round(row["cap"], 3) for row in rows if row["dataset"] == "cifar100"} == {6.644}
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +108,8 @@ def test_a_plan_stores_what_the_tables_need(outcome):
     baseline = outcome.baseline.metrics
     assert baseline["accuracy"].keys() == {"standard", "robust", "semirobust_1", "semirobust_4"}
     assert baseline["robust_validation"]["held_out"] is True
+    robust = baseline["accuracy"]["robust"]["pgd"]
+    assert algorithm_1.verdicts(robust).mean() == pytest.approx(robust["accuracy"])
     start = outcome.trials[4][0].metrics["epochs"][0]["test_accuracy"]["pgd"]
     assert start == baseline["accuracy"]["semirobust_4"]["pgd"]["accuracy"]
 
@@ -134,14 +134,17 @@ def test_rows(outcome, reading):
     for row in rows:
         assert row["difference"] == pytest.approx(row["acc_tilde"] - row["acc_star"], abs=1e-9)
         assert (row["interval"] is None) == (reading == "printed")
+        assert len(row["rho_n"]) == 2, "an estimate and its control"
+        assert (row["rho_n3"] is None) == (row["n_fb"] == 1)
+        assert "T = 1" in row["scale"] and "3 steps and 20 queries" in row["scale"]
     assert len(tables.as_markdown(rows).splitlines()) == 2 + len(rows)
     assert tables.as_markdown(rows, ("source", "n")).count("|") == 3 * (2 + len(rows))
 
 
 def test_side_by_side_puts_printed_rows_first(only_this_plan):
     rows = tables.side_by_side(["quick", "reference"], ["pgd"])
-    assert [row["source"] for row in rows if row["n_fb"] == 4] == [
-        "printed, Table 3",
+    sources = [row["source"] for row in rows if row["n_fb"] == 4]
+    assert sources == ["printed, Table 3"] * 4 + [
         "ours, quick, printed reading",
         "ours, quick, sound reading",
     ]
@@ -158,3 +161,24 @@ def test_unknown_names_list_the_known_ones():
 def test_an_unknown_reading_lists_the_known_ones(outcome):
     with pytest.raises(ValueError, match="known: printed, sound"):
         tables.reading_of(outcome, 4, "loud")
+
+
+def test_a_corrupt_training_checkpoint_is_reported_and_made_again(tmp_path):
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    config = networks.pair(
+        recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2
+    ).standard
+    path = tmp_path / "training.safetensors"
+    networks._train(config, tmp_path, lambda line: None)
+    path.write_bytes(path.read_bytes()[:-100])
+    lines = []
+    with pytest.warns(RuntimeWarning, match="training starts again"):
+        state, log = networks._train(config, tmp_path, lines.append)
+    assert path.with_suffix(".corrupt").exists() and len(lines) == len(log["epochs"]) == 1
+    again, _ = networks._train(config, tmp_path, lines.append)  # nothing left to train
+    assert len(lines) == 1 and all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_the_command_runs_an_experiment_by_name(capsys):
+    assert __main__.main(["experiment", "table_9", "--profile", "quick"]) == 2
+    assert "known: algorithm_1" in capsys.readouterr().err

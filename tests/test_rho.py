@@ -80,33 +80,70 @@ def test_auc_is_the_probability_that_a_success_scores_higher(points):
     assert rho.auc(scores, success) == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
-def test_dependence_that_rises_with_success_predicts_it_and_constant_dependence_does_not():
-    rising = [make([0, 0, 1, 1, 0, 1], bits=[(a, 0.0) for a in (0, 0.1, 1, 1.1, 0.2, 1.2)]) for _ in range(8)]
-    found = rho.predicts_success(rising, 0.5, 0, permutations=199)
-    assert found.auc == 1.0
-    assert found.p_value < 0.05
-    assert (found.successes, found.failures) == (24, 24)
-    assert rho.predicts_success(rising, 0.5, 1, permutations=199).auc == 0.5
-    assert rho.predicts_success(rising, 2.0, 0).auc is None
+def test_dependence_that_goes_with_success_among_trials_predicts_it():
+    patterns = [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1]]
+    trials = [make(p, bits=[(sum(p), 0.0)] * 4) for p in patterns]
+    found = rho.predicts_success(trials, 0.5, 0)
+    assert found.within == 1.0
+    assert found.permutations == 120
+    assert found.p_value < 0.1
+    assert (found.successes, found.failures) == (7, 9)  # the common start counts once
+    constant = rho.predicts_success(trials, 0.5, 1)
+    assert (constant.pooled, constant.within, constant.p_value) == (0.5, 0.5, 1.0)
 
 
-def test_p_values_are_not_small_where_dependence_has_nothing_to_do_with_success():
+def test_nothing_to_compare_is_said_so():
+    trials = [make([0, 0, 1, 1]), make([0, 0, 1, 1])]
+    found = rho.predicts_success(trials, 0.5, 0)
+    assert found.pooled is not None and found.within is None and found.p_value is None
+    assert rho.predicts_success(trials, 2.0, 0).pooled is None
+
+
+@pytest.mark.parametrize("null", ["drift", "walk", "noise"])
+def test_p_values_are_valid_where_dependence_has_nothing_to_do_with_success(null):
+    """Drift and random walks are what dependence does while a network is trained."""
     rng = np.random.default_rng(0)
     values = []
-    for _ in range(60):
-        trials = [make(list(rng.random(8).round()), bits=[(b, b) for b in rng.random(8)]) for _ in range(3)]
-        found = rho.predicts_success(trials, 0.5, 0, permutations=99, seed=1)
-        if found.p_value is not None:
-            values.append(found.p_value)
-    assert np.mean(np.array(values) <= 0.1) < 0.25
+    for _ in range(300):
+        steps = {
+            "drift": np.full((5, 8), 0.1),
+            "walk": rng.standard_normal((5, 8)),
+            "noise": np.zeros((5, 8)),
+        }[null]
+        bits = steps.cumsum(1) + 0.01 * rng.standard_normal((5, 8))
+        accuracy = (0.12 * np.ones((5, 8)) + 0.1 * rng.standard_normal((5, 8))).cumsum(1)
+        trials = [make(list(a), bits=[(b, b) for b in row]) for a, row in zip(accuracy, bits, strict=True)]
+        found = rho.predicts_success(trials, 0.5, 0)
+        values.append(1.0 if found.p_value is None else found.p_value)
+    for level in (0.05, 0.1, 0.2):
+        assert np.mean(np.array(values) <= level) <= level + 3 * np.sqrt(level * (1 - level) / 300)
 
 
 def test_paired_difference():
     mean, low, high = rho.paired_difference(np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 0], bool))
     assert mean == pytest.approx(0.4)
-    assert low < 0.4 < high
-    same = np.ones(10, bool)
-    assert rho.paired_difference(same, same) == (0.0, 0.0, 0.0)
+    # Bonett and Price: (f12 + 1, f21 + 1) = (3, 1) of n + 2 = 7
+    half = 1.96 * np.sqrt((4 / 7 - (2 / 7) ** 2) / 7)
+    assert (low, high) == pytest.approx((2 / 7 - half, 2 / 7 + half))
+    same = np.ones(100, bool)
+    mean, low, high = rho.paired_difference(same, same)
+    assert mean == 0 and low == -high and 0.02 < high < 0.06  # never a point
+    trials = np.array([[1, 0, 1], [1, 1, 1]], bool)
+    assert rho.paired_difference(trials, np.array([1, 0, 0], bool))[0] == pytest.approx(0.5)
+    for ours, theirs in (([], []), ([1, 0], [1]), ([1], [[1]])):
+        with pytest.raises(ValueError, match="same images"):
+            rho.paired_difference(ours, theirs)
+
+
+def test_readings_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least one trial"):
+        rho.printed([], 0.5, "pgd")
+    with pytest.raises(ValueError, match="at least one epoch"):
+        rho.sound([make([0.1])], 0.5, "pgd")
+    with pytest.raises(ValueError, match="measured: pgd"):
+        rho.printed([make([0.1, 0.2])], 0.5, "square")
+    with pytest.raises(ValueError, match="same number of epochs"):
+        rho.predicts_success([make([0.1, 0.2]), make([0.1])], 0.5, 0)
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,32 @@ COLUMNS = (
     "acc_tilde",
     "difference",
     "interval",
+    "succeeded",
     "rho_n",
-    "control_n",
+    "rho_n3",
+    "cap",
     "n",
 )
 
 
 def section() -> str:
     """The table of PGD and AutoAttack rows, and what has not been run."""
-    rows = tables.side_by_side(PROFILES, ["pgd", "autoattack"])
+    rows = [
+        row
+        for row in tables.side_by_side(PROFILES, ["pgd", "autoattack"])
+        if row["network"].startswith("resnet18") and row["dataset"] == "cifar10"
+    ]
     missing = "; ".join(tables.not_run(PROFILES)) or "nothing"
-    return f"{BEGIN}\n{tables.as_markdown(rows, COLUMNS)}\n\nNot run yet: {missing}.\n{END}"
+    scales = dict.fromkeys(f"{row['network']}: {row['scale']}." for row in rows)
+    return "\n\n".join(
+        [
+            BEGIN,
+            tables.as_markdown(rows, COLUMNS),
+            "Scale of " + " ".join(scales),
+            f"Not run yet: {missing}.",
+            END,
+        ]
+    )
 
 
 def render(text: str) -> str:

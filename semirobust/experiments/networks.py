@@ -3,6 +3,7 @@ from ``weights/``."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import data, models, runs, training
+from semirobust import data, models, runs, storage, training
 from semirobust.training import PGD, TrainConfig
 
 
@@ -124,7 +125,7 @@ def _load(name: str, split: str, size: int | None) -> data.Images:
 
 
 def build(config: NetworkConfig) -> nn.Module:
-    """The network as initialised."""
+    """The network as initialised, on the accelerator where there is one."""
     images = _load(config.dataset, "test", config.size)
     return models.create(
         config.model,
@@ -133,7 +134,7 @@ def build(config: NetworkConfig) -> nn.Module:
         width=config.width,
         seed=config.seed,
         stem=config.stem,
-    )
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def trained(
@@ -155,6 +156,14 @@ def _train(
     config: NetworkConfig, checkpoints: Path, say: Callable[[str], None]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     model, images = build(config), training_images(config)
+    path = checkpoints / "training.safetensors"
+    try:
+        if path.exists():
+            storage.load_tensors(path)
+    except storage.CorruptFile as error:
+        aside = path.replace(path.with_suffix(".corrupt"))
+        message = f"{path}: {error.reason}; kept as {aside.name}, training starts again"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     kind = "standard" if config.train.attack is None else "adversarial"
 
     def report(log: training.EpochLog) -> None:
@@ -164,6 +173,5 @@ def _train(
             f"{log.seconds:.0f} s"
         )
 
-    path = checkpoints / "training.safetensors"
     logs = training.train(model, images, config.train, checkpoint=path, on_epoch=report)
     return model.state_dict(), {"epochs": [asdict(log) for log in logs], "n_train": len(images)}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from semirobust import figures, rho
+from semirobust import data, figures, rho
 from semirobust.experiments import algorithm_1
-from semirobust.experiments.algorithm_1 import Outcome
+from semirobust.experiments.algorithm_1 import Outcome, Plan
 
-SOURCE = "arXiv 2307.03803"
-#: keys and headings of Tables 1 and 3; accuracies in per cent, dependence in bits
+#: keys and headings of Tables 1 and 3; accuracies in per cent, dependence in bits with its shuffled control
 COLUMNS = {
     "source": "source",
     "network": "network",
     "dataset": "data",
+    "scale": "scale",
     "n_fb": "f_b layers",
     "attack": "attack",
     "acc_star": "Acc*",
@@ -26,19 +27,22 @@ COLUMNS = {
     "acc_tilde": "Acc~",
     "difference": "Acc~ - Acc*",
     "interval": "95 % interval",
+    "succeeded": "succeeded",
     "epochs": "epochs",
     "rho_n": "rho_n",
     "rho_n3": "rho_n-3",
     "rho_n7": "rho_n-7",
     "rho_n11": "rho_n-11",
-    "control_n": "shuffled rho_n",
     "cap": "cap",
     "n": "n",
 }
 FORMATS = dict.fromkeys(
-    ("acc_star", "acc_sr", "acc_tilde", "difference", "interval", "epochs"), ".2f"
-) | dict.fromkeys(("rho_n", "rho_n3", "rho_n7", "rho_n11", "control_n", "cap"), ".2f")
+    ("acc_star", "acc_sr", "acc_tilde", "difference", "interval", "epochs", "cap"), ".2f"
+) | {"n": ","}
+READINGS = ("printed", "sound")
 _BACK = {"rho_n": 1, "rho_n3": 4, "rho_n7": 8, "rho_n11": 12}  # how far from the end of f_b
+_PRINTED_SCALE = "120 epochs, then at most 10 of f_b on all images; T = 10; eps 8/255"
+_ORDER = ("resnet18", "wideresnet34_10", "cifar10", "cifar100")  # of printed networks and data sets
 
 
 def printed(table: int) -> list[dict[str, Any]]:
@@ -57,112 +61,156 @@ def _value(text: str) -> Any:
         return text
 
 
-def printed_rows(attacks: Sequence[str], network: str, dataset: str) -> list[dict[str, Any]]:
-    """Printed rows of one network and data set: Table 1 for AutoAttack, Table 3 for the other attacks
-    ("none" is its "clean")."""
+def printed_rows(attacks: Sequence[str]) -> list[dict[str, Any]]:
+    """Printed rows: Table 1 for AutoAttack, Table 3 for the other attacks ("none" is its "clean").
+
+    The cap is that of the estimator on 10,000 test images, class by class: log2 of the images of a class.
+    """
     rows = []
     for attack in attacks:
         table = 1 if attack == "autoattack" else 3
         wanted = {"none": "clean"}.get(attack, attack)
         for row in printed(table):
-            if (
-                row["network"] == network
-                and row["dataset"] == dataset
-                and row.get("attack", "autoattack") == wanted
-            ):
+            if row.get("attack", "autoattack") == wanted:
                 kept = {key: row[key] for key in COLUMNS if key in row}
                 rows.append(
                     dict.fromkeys(COLUMNS)
                     | kept
                     | {
                         "source": f"printed, Table {table}",
+                        "scale": _PRINTED_SCALE,
                         "attack": attack,
                         "difference": row["diff"],
+                        "cap": min(10.0, math.log2(10_000 / len(data.DATASETS[row["dataset"]][1]))),
                         "n": 10_000,
                     }
                 )
     return rows
 
 
-def our_rows(
-    outcome: Outcome, attacks: Sequence[str], *, reading: str = "sound", profile: str = ""
-) -> list[dict[str, Any]]:
-    """The same columns from stored trials. ``reading``: "sound" (validation images decide) or "printed"
-    (test images decide).
+def our_rows(outcome: Outcome, attacks: Sequence[str], *, reading: str, profile: str) -> list[dict[str, Any]]:
+    """The same columns from stored trials, for one reading.
 
-    Acc~ is the mean over trials for "sound" and the largest value for "printed", whose difference has no
-    valid interval. PGD decides where a trial stops; the row of another attack evaluates the network of that
-    same epoch.
+    "printed": the test accuracy under the attack itself stops a trial (PGD's for AutoAttack); Acc~ is the
+    largest test accuracy, whose difference has no valid interval; rho is the smallest value of the successes,
+    or the largest of all where there is none. "sound": PGD accuracy on validation images stops a trial; Acc~
+    and rho are means over all trials, with the interval of the paired difference over test images.
     """
-    baseline, plan = outcome.baseline.metrics, outcome.plan
     rows = []
-    for n_fb in plan.n_fb:
-        decided = reading_of(outcome, n_fb, reading)
+    for n_fb in outcome.plan.n_fb:
         for attack in attacks:
-            star, start = (baseline["accuracy"][name][attack] for name in ("robust", f"semirobust_{n_fb}"))
-            at_stop = [summary_at_stop(record.metrics, reading, attack) for record in outcome.trials[n_fb]]
-            values = [100 * summary["accuracy"] for summary in at_stop]
-            differences = 100 * np.array([summary["difference"] for summary in at_stop])  # [trials, 3]
-            best = int(np.argmax(values))
-            row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
-                "source": f"ours, {profile}, {reading} reading",
-                "network": plan.pair.robust.label,
-                "dataset": plan.pair.robust.dataset,
-                "n_fb": n_fb,
-                "attack": attack,
-                "acc_star": 100 * star["accuracy"],
-                "acc_sr": 100 * start["accuracy"],
-                "acc_tilde": float(np.mean(values)) if reading == "sound" else values[best],
-                "difference": float(differences[:, 0].mean())
-                if reading == "sound"
-                else float(differences[best, 0]),
-                "interval": [float(differences[:, i].mean()) for i in (1, 2)] if reading == "sound" else None,
-                "epochs": decided.mean_epochs,
-                "control_n": decided.control[-1],
-                "cap": outcome.trials[n_fb][0].metrics["epochs"][0]["cap_bits"][-1],
-                "n": star["n"],
-            }
-            row |= {key: decided.rho[-back] for key, back in _BACK.items() if back <= len(decided.rho)}
-            rows.append(row)
+            rows.append(_our_row(outcome, n_fb, attack, reading, profile))
     return rows
 
 
-def reading_of(outcome: Outcome, n_fb: int, reading: str) -> rho.Reading:
-    """The reading of all trials with f_b of ``n_fb`` layers; PGD decides."""
-    metrics = outcome.trials[n_fb][0].metrics
+def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: str) -> dict[str, Any]:
+    plan, baseline = outcome.plan, outcome.baseline.metrics
+    star, start = (baseline["accuracy"][name][attack] for name in ("robust", f"semirobust_{n_fb}"))
+    found = reading_of(outcome, n_fb, reading, attack)
+    stopped = [
+        summary_at(record.metrics, epoch, attack, reading)
+        for record, epoch in zip(outcome.trials[n_fb], found.epochs, strict=True)
+    ]
+    difference, low, high = rho.paired_difference(
+        np.array([algorithm_1.verdicts(summary) for summary in stopped]), algorithm_1.verdicts(star)
+    )
+    accuracy = float(np.mean([summary["accuracy"] for summary in stopped]))
     if reading == "printed":
-        return rho.printed(outcome.trajectories(n_fb), metrics["acc_star"]["pgd"], "pgd")
+        best = max(summary["accuracy"] for summary in stopped)
+        accuracy = best if attack == "autoattack" else found.accuracy
+        difference = accuracy - star["accuracy"]
+    held_out = "" if baseline["robust_validation"]["held_out"] else " (validation images were trained on)"
+    row = dict.fromkeys(COLUMNS) | {
+        "source": f"ours, {profile}, {reading} reading{held_out if reading == 'sound' else ''}",
+        "network": plan.pair.robust.label,
+        "dataset": plan.pair.robust.dataset,
+        "scale": scale(plan),
+        "n_fb": n_fb,
+        "attack": attack,
+        "acc_star": 100 * star["accuracy"],
+        "acc_sr": 100 * start["accuracy"],
+        "acc_tilde": 100 * accuracy,
+        "difference": 100 * difference,
+        "interval": [100 * low, 100 * high] if reading == "sound" else None,
+        "succeeded": f"{sum(found.succeeded)} of {len(found.succeeded)}",
+        "epochs": found.mean_epochs,
+        "cap": outcome.trials[n_fb][0].metrics["epochs"][0]["cap_bits"][-1],
+        "n": star["n"],
+    }
+    for key, back in _BACK.items():
+        if back <= len(found.rho):
+            row[key] = (found.rho[-back], found.control[-back])
+    return row
+
+
+def scale(plan: Plan) -> str:
+    """What separates a plan from the printed setting, in a line."""
+    recipe, sizes, eps = plan.pair.robust.train, plan.sizes, plan.pair.attack.eps
+    budget = f"{255 * eps:.0f}/255" if abs(255 * eps - round(255 * eps)) < 1e-9 else f"{eps:g}"
+    effort = "" if (sizes.steps, sizes.queries) == (100, 5000) else (
+        f"; AutoAttack of {sizes.steps} steps and {sizes.queries} queries"
+    )  # fmt: skip
+    return (
+        f"{recipe.epochs} epochs, then {plan.fine_tune.epochs} of f_b on {sizes.fine_tune:,} images; "
+        f"T = {plan.trials}; eps {budget}{effort}"
+    )
+
+
+def reading_of(outcome: Outcome, n_fb: int, reading: str, attack: str = "pgd") -> rho.Reading:
+    """The reading of all trials with f_b of ``n_fb`` layers, for one attack (see ``our_rows``)."""
+    metrics = outcome.trials[n_fb][0].metrics
+    decides = "pgd" if attack == "autoattack" else attack
+    if reading == "printed":
+        return rho.printed(outcome.trajectories(n_fb), metrics["acc_star"][decides], decides)
     if reading == "sound":
-        return rho.sound(outcome.trajectories(n_fb), metrics["acc_star_validation"], "pgd")
-    raise ValueError(f"unknown reading {reading!r}; known: printed, sound")
+        return rho.sound(outcome.trajectories(n_fb), metrics["acc_star_validation"], decides)
+    raise ValueError(f"unknown reading {reading!r}; known: {', '.join(READINGS)}")
 
 
-def summary_at_stop(metrics: dict[str, Any], reading: str, attack: str) -> dict[str, Any]:
-    """Summary of the network where the trial stopped."""
+def summary_at(metrics: dict[str, Any], epoch: int, attack: str, reading: str) -> dict[str, Any]:
+    """The stored evaluation of a trial's network; AutoAttack was run where the reading stopped."""
     if attack == "autoattack":
         return metrics["autoattack"][reading]
-    stop = metrics["stops"][reading]
-    return next(row["test"][attack] for row in metrics["epochs"] if row["epoch"] == stop)
+    return next(row["test"][attack] for row in metrics["epochs"] if row["epoch"] == epoch)
 
 
 def side_by_side(profiles: Sequence[str], attacks: Sequence[str]) -> list[dict[str, Any]]:
-    """Printed rows of ResNet-18 on CIFAR-10, then ours from every stored plan of the profiles, in both
-    readings."""
-    rows = printed_rows(attacks, "resnet18", "cifar10")
+    """All printed rows, and ours of every stored plan of the profiles in both readings under the rows they
+    reproduce (those of other data at the end)."""
+    rows = printed_rows(attacks)
     for profile in profiles:
         for plan in algorithm_1.plans(profile):
             outcome = algorithm_1.stored(plan, profile)
             if outcome is not None:
-                for reading in ("printed", "sound"):
+                for reading in READINGS:
                     rows += our_rows(outcome, attacks, reading=reading, profile=profile)
-    return sorted(rows, key=lambda row: (attacks.index(row["attack"]), row["n_fb"]))
+
+    def rank(name: str) -> int:
+        network = name.split(",")[0].replace("wide_resnet", "wideresnet")
+        return _ORDER.index(network) if network in _ORDER else len(_ORDER)
+
+    return sorted(
+        rows,
+        key=lambda row: (
+            attacks.index(row["attack"]),
+            rank(row["dataset"]),
+            rank(row["network"]),
+            row["n_fb"],
+        ),
+    )
 
 
 def as_markdown(rows: Sequence[dict[str, Any]], keys: Sequence[str] = tuple(COLUMNS)) -> str:
-    """The rows as a Markdown table of the columns ``keys``."""
+    """The rows as a Markdown table of the columns ``keys``; dependence as "estimate (shuffled control)"."""
+
+    def shown(value: Any, is_rho: bool) -> Any:
+        if isinstance(value, tuple):
+            return "{:.2f} ({:.2f})".format(*value)
+        return f"{value:.2f}" if is_rho and value is not None else value
+
+    plain = [{key: shown(row[key], key in _BACK) for key in keys} for row in rows]
     formats = {key: text for key, text in FORMATS.items() if key in keys}
-    shown = [{key: row[key] for key in keys} for row in rows]
-    return figures.markdown_table(shown, {key: COLUMNS[key] for key in keys}, formats)
+    return figures.markdown_table(plain, {key: COLUMNS[key] for key in keys}, formats)
 
 
 def not_run(profiles: Sequence[str]) -> list[str]:
