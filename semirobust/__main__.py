@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from semirobust import driver, sources
+from semirobust import driver, outputs, paths, sources
+from semirobust.paths import project_root
 
 QUICK_TIMEOUT = 1800.0  # seconds for a notebook of the quick profile; the others may take hours
 COMMANDS = ("run", "list", "collate", "experiment", "pair", "test")
+SCRIPT_COMMANDS = ("setup", "python")  # those that run_all.sh answers itself
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_profile(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--profile", default="quick", metavar="|".join(sources.PROFILES), help="default: quick"
+        "--profile", default="quick", metavar="|".join(paths.PROFILES), help="default: quick"
     )
 
 
@@ -100,8 +102,8 @@ def run(options: argparse.Namespace, root: Path) -> int:
 
 
 def show_list(options: argparse.Namespace, root: Path) -> int:
-    sources.check_profile(options.profile)
-    manifest = driver.read_manifest(driver.Folders(root, options.profile).manifest, print)
+    paths.check_profile(options.profile)
+    manifest = outputs.read_manifest(outputs.Folders(root, options.profile).manifest, print)
     for path in sources.find(root / "notebooks"):
         entry = manifest.get(f"{options.profile}/{path.stem}")
         if entry is None:
@@ -115,11 +117,10 @@ def show_list(options: argparse.Namespace, root: Path) -> int:
 def collate(options: argparse.Namespace, root: Path) -> int:
     from semirobust import runs
 
-    sources.check_profile(options.profile)
-    folder = runs.results_root() / options.profile
+    folder = paths.results_root() / paths.check_profile(options.profile)
     experiments = sorted(path.name for path in folder.glob("*") if path.is_dir())
     if not experiments:
-        raise sources.UsageError(f"there are no results in {folder}: run the notebooks of this profile first")
+        raise paths.UsageError(f"there are no results in {folder}: run the notebooks of this profile first")
     for experiment in experiments:
         rows = runs.collate(experiment, options.profile)
         path = runs.write_csv(rows, root / "build" / "tables" / options.profile / f"{experiment}.csv")
@@ -130,11 +131,9 @@ def collate(options: argparse.Namespace, root: Path) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if all went well, 1 if something failed, 2 for a request that cannot work."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] not in (*COMMANDS, "-h", "--help"):
-        words.insert(0, "run")
-    options = parser().parse_args(words)
     root = project_root()
     try:
+        options = parser().parse_args(_with_command(words))
         if options.command == "run":
             return run(options, root)
         if options.command == "list":
@@ -144,7 +143,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "experiment":
             from semirobust import experiments
 
-            sources.check_profile(options.profile)
             experiments.main(options.name, options.profile, say=Terminal().say)
             return 0
         from semirobust import checks
@@ -162,10 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def project_root() -> Path:
-    """The folder that holds the notebooks: the checkout this package is in, else the current folder."""
-    above = Path(__file__).resolve().parents[1]
-    return above if (above / "pyproject.toml").is_file() else Path.cwd()
+def _with_command(words: list[str]) -> list[str]:
+    """The words with the command that they leave out, run. Raises UsageError for one that is not known."""
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        return ["run", *words]
+    if words[0] not in (*COMMANDS, "-h", "--help"):
+        raise paths.unknown("command", words[0], (*COMMANDS, *SCRIPT_COMMANDS))
+    return words
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semirobust import sources
-from semirobust.driver import cores, thread_environment
+from semirobust.workers import cores, thread_environment
 
 CELL_TIMEOUT = 600  # seconds; a cell of the quick profile takes a small part of it, even on a busy machine
 
@@ -25,12 +25,8 @@ def test(root: Path, *, say: Callable[[str], None]) -> bool:
     stops no other check.
     """
     python = [sys.executable, "-m"]
-    workers = [
-        "-n",
-        str(min(cores(), 4)),
-        "--dist",
-        "loadfile",
-    ]  # whole files: cells of a notebook belong together
+    count = str(min(cores(), 4))
+    workers = ["-n", count, "--dist", "loadfile"]  # whole files: cells of a notebook belong together
     nbval = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}", "notebooks"]
     steps: list[tuple[str, list[str], bool]] = [
         ("ruff check", [*python, "ruff", "check", "."], True),
@@ -45,15 +41,7 @@ def test(root: Path, *, say: Callable[[str], None]) -> bool:
         if not quiet:
             say(f"{name}: {' '.join(command[1:])}")
         start = time.monotonic()
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env=thread_environment(1),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if quiet else None,
-            stderr=subprocess.STDOUT if quiet else None,
-            text=True,
-        )
+        done = _run(command, root, quiet=quiet)
         passed = done.returncode == 0
         if quiet and not passed:
             say(done.stdout.rstrip())
@@ -72,18 +60,24 @@ def pair(root: Path, *, only: Sequence[str] = (), say: Callable[[str], None]) ->
     passed = True
     for notebook in sources.choose(root / "notebooks", only):
         start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "jupytext", "--update", "--to", "ipynb", "--execute", notebook.path.name],
-            cwd=notebook.path.parent,
-            env=thread_environment(1),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        words = ["jupytext", "--update", "--to", "ipynb", "--execute", notebook.path.name]
+        done = _run([sys.executable, "-m", *words], notebook.path.parent, quiet=True)
         if done.returncode:
             passed = False
             say(done.stdout.rstrip())
         state = "FAILED" if done.returncode else "made"
         say(f"{notebook.name:<28} {state:<6} {time.monotonic() - start:7.1f} s")
     return passed
+
+
+def _run(command: Sequence[str], folder: Path, *, quiet: bool) -> subprocess.CompletedProcess[str]:
+    """Runs it on one thread; what it says is kept in ``.stdout`` if `quiet`, else shown at once."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=thread_environment(1),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        text=True,
+    )

@@ -61,9 +61,8 @@ class Watch(threading.Thread):
 
     def kill(self) -> None:
         """Ends the kernel, where there is one, and what it has started."""
-        process = getattr(
-            self._manager.provisioner, "process", None
-        )  # None before the start and after the end
+        # None before the start and after the end
+        process = getattr(self._manager.provisioner, "process", None)
         if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # the kernel leads its own group
 
@@ -104,9 +103,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: flo
         # a socket folder of its own: kernels that start side by side race for ports, and for a shared folder
         manager = AsyncKernelManager(
             kernel_name="python3",
-            kernel_spec_manager=KernelSpecManager(
-                kernel_dirs=[]
-            ),  # this very Python, whatever the user registered
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python, whatever is registered
             transport="ipc",
             ip=f"{private}/k",
             connection_file=f"{private}/connection.json",

@@ -30,7 +30,6 @@ COLORS: dict[str, str] = {
 }
 STYLE_FILE = Path(__file__).with_name("semirobust.mplstyle")
 MISSING = "—"  # a value that a table does not have
-NOT_RUN = "not run"  # a value of a profile that has no results yet
 
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -112,20 +111,17 @@ def markdown_table(
     rows: Sequence[Mapping[str, Any]],
     columns: Mapping[str, str],
     formats: Mapping[str, str] | None = None,
-    *,
-    not_run: Iterable[str] = (),
 ) -> str:
     """A Markdown table: one line per row, `columns` giving each key and its heading in order.
 
     `formats` gives format specifications such as ``.1f`` by key; a pair or list of numbers is shown as an
-    interval, its two ends in that format. A value that a row lacks (or that is None) is a dash; in the
-    columns `not_run`, whose profile has no results yet, it says "not run". Columns of numbers are aligned
-    to the right. Raises KeyError for a column that no row has, and for a format of a column that is not
-    there: a misspelt key never becomes a column of dashes.
+    interval, its two ends in that format. A value that a row lacks (or that is None) is a dash. Columns of
+    numbers are aligned to the right. Raises KeyError for a column that no row has, and for a format of a
+    column that is not there: a misspelt key never becomes a column of dashes.
     """
-    formats, not_run = formats or {}, set(not_run)
-    there = not_run.union(*rows) if rows else set(columns)
-    if unknown := (set(formats) | not_run) - set(columns) or set(columns) - there:
+    formats = formats or {}
+    there = set().union(*rows) if rows else set(columns)
+    if unknown := set(formats) - set(columns) or set(columns) - there:
         raise KeyError(
             f"unknown columns {sorted(unknown)}: the table has {list(columns)}, its rows {sorted(there)}"
         )
@@ -133,7 +129,7 @@ def markdown_table(
     def cell(row: Mapping[str, Any], key: str) -> str:
         value = row.get(key)
         if value is None:
-            return NOT_RUN if key in not_run else MISSING
+            return MISSING
         if isinstance(value, str):
             return value.replace("|", "\\|").replace("\n", " ")
         if isinstance(value, list | tuple):

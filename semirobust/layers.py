@@ -1,97 +1,23 @@
 """Weight layers in data-flow order, the split of a network into f_a and f_b, activations, and the state
 guard.
-
-The paper (arXiv 2307.03803, section 3.1) counts convolutional and linear modules. ResNet-18 has 18 of them on
-its main path; its three 1x1 shortcut convolutions run beside it.
 """
 
 from __future__ import annotations
 
-import copy
 import operator
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
-WEIGHT_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from semirobust._graph import attribute, before, crossing, subgraph, trace, weight_layers
+from semirobust._state import activations, preserve
+
+__all__ = ["Split", "activations", "attribute", "preserve", "trace", "weight_layers"]
+
 _NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-class _Tracer(fx.Tracer):
-    """Keeps modules without submodules whole, the project's own (Normalize) included."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return not any(True for _ in module.children()) and not isinstance(module, nn.Sequential)
-
-
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The data flow of ``model`` in evaluation mode; ``.graph`` has a node for each module without
-    submodules.
-
-    Nodes are in order of execution. The result shares the modules and tensors of ``model``, which is left as
-    found. Raises ``ValueError`` for a model whose forward pass branches on the values of its input.
-    """
-    root = copy.copy(model)  # shallow: the tracer stores tensors that a forward pass makes on the root
-    modes = [(module, module.training) for module in (root, *model.modules())]
-    try:
-        for module, _ in modes:
-            module.training = False
-        return fx.GraphModule(root, _Tracer().trace(root), type(model).__name__)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(
-            f"the data flow of {type(model).__name__} cannot be traced ({error}); "
-            "write its forward pass without branches on tensor values"
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def attribute(model: nn.Module, name: str) -> Any:
-    """What ``model`` holds under the dotted ``name``, None if nothing."""
-    owner, _, field = name.rpartition(".")
-    return getattr(model.get_submodule(owner), field, None)
-
-
-def weight_layers(model: nn.Module, *, include_shortcuts: bool = False) -> list[str]:
-    """Names of the convolutional and linear modules in data-flow order.
-
-    By default those on the main path, the path from input to output that crosses most of them (18 in
-    ResNet-18, as in Table 2 of the paper); ``include_shortcuts`` adds the others, in order of execution (21,
-    as the authors' code counts). A module that runs more than once is named once, where it runs first. Raises
-    ``ValueError`` for a model without such modules, and as ``trace`` does.
-    """
-    graph = trace(model).graph
-    modules = dict(model.named_modules())
-    nodes = [
-        node
-        for node in graph.nodes
-        if node.op == "call_module" and isinstance(modules[node.target], WEIGHT_TYPES)
-    ]
-    if not nodes:
-        raise ValueError(f"{type(model).__name__} has no convolutional or linear module")
-    if include_shortcuts:
-        return list(dict.fromkeys(str(node.target) for node in nodes))
-    weight = set(nodes)
-    depth: dict[fx.Node, int] = {}  # weight layers on the longest path that ends at a node
-    previous: dict[fx.Node, fx.Node | None] = {}
-    for node in graph.nodes:
-        best = max(node.all_input_nodes, key=lambda parent: depth[parent], default=None)
-        depth[node] = (depth[best] if best is not None else 0) + (node in weight)
-        previous[node] = best
-    path: list[str] = []
-    current: fx.Node | None = next(node for node in graph.nodes if node.op == "output")
-    while current is not None:
-        if current in weight:
-            path.append(str(current.target))
-        current = previous[current]
-    return list(dict.fromkeys(path[::-1]))
 
 
 class Split:
@@ -119,16 +45,14 @@ class Split:
             )
         self.n_fb = operator.index(n_fb)
         self.first_b = self.layers[-self.n_fb]
-        before, tensors = _before(trace(model), self.first_b)  # what runs on both sides belongs to f_a
+        earlier, tensors = before(trace(model), self.first_b)  # what runs on both sides belongs to f_a
         state = [*model.named_parameters(), *model.named_buffers()]
-        self.modules_a = [name for name, _ in model.named_modules() if name in before]
+        self.modules_a = [name for name, _ in model.named_modules() if name in earlier]
         self.names_a = [name for name, tensor in state if id(tensor) in tensors]
         self.names_b = [name for name, tensor in state if id(tensor) not in tensors]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._trainable: dict[str, bool] = {}  # requires_grad of the parameters of f_a before freezing
-        self._kept_in_evaluation: set[str] = (
-            set()
-        )  # modules of f_a that stood in evaluation mode on their own
+        self._kept_in_evaluation: set[str] = set()  # modules of f_a in evaluation mode on their own
 
     def freeze_a(self, *, batch_statistics: bool = False) -> None:
         """Freeze f_a: no parameter and no BatchNorm statistic of it changes until ``unfreeze_a``.
@@ -153,9 +77,7 @@ class Split:
                 self._hold_buffers(module, tuple(module._buffers))
             else:
                 self._handles.append(module.register_forward_pre_hook(_to_evaluation))
-        owned: dict[
-            str, list[str]
-        ] = {}  # buffers of f_a in modules that have submodules, hence may span the cut
+        owned: dict[str, list[str]] = {}  # buffers of f_a in modules with submodules, which may span the cut
         for name in {name for name, _ in self.model.named_buffers()}.intersection(self.names_a):
             owner, _, field = name.rpartition(".")
             if owner not in self.modules_a:
@@ -204,15 +126,15 @@ class Split:
         traced = trace(self.model)
         graph = traced.graph
         graph.eliminate_dead_code()
-        crossing = _crossing(graph, self.first_b)
-        if len(crossing) != 1:
+        values = crossing(graph, self.first_b)
+        if len(values) != 1:
             counts = range(1, len(self.layers))
-            valid = [n for n in counts if len(_crossing(graph, self.layers[-n])) == 1]
+            valid = [n for n in counts if len(crossing(graph, self.layers[-n])) == 1]
             raise ValueError(
                 f"the cut before {self.first_b} (n_fb={self.n_fb}) crosses a skip connection, "
                 f"so f_b is no function of f_a; valid n_fb: {', '.join(map(str, valid)) or 'none'}"
             )
-        return _subgraph(traced, None, crossing[0]), _subgraph(traced, crossing[0], None)
+        return subgraph(traced, None, values[0]), subgraph(traced, values[0], None)
 
 
 def _to_evaluation(module: nn.Module, inputs: Any) -> None:
@@ -230,134 +152,3 @@ def _lend_buffers(module: nn.Module, inputs: Any, *, fields: tuple[str, ...]) ->
 
 def _return_buffers(module: nn.Module, inputs: Any, output: Any) -> None:
     module._buffers.update(module.__dict__.pop("_lent_buffers", {}))
-
-
-def _before(traced: fx.GraphModule, first_b: str) -> tuple[set[str], set[int]]:
-    """What runs before module ``first_b``: names of modules, identities of their parameters and buffers."""
-    nodes = list(traced.graph.nodes)
-    cut = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == first_b)
-    earlier = set(nodes[:cut])
-    modules = {str(node.target) for node in earlier if node.op == "call_module"}
-    tensors = {
-        id(tensor)
-        for name in modules
-        for tensor in (*traced.get_submodule(name).parameters(), *traced.get_submodule(name).buffers())
-    }
-    for node in earlier:
-        if node.op == "get_attr" and any(user in earlier for user in node.users):
-            tensors.add(id(attribute(traced, str(node.target))))
-    return modules, tensors
-
-
-def _crossing(graph: fx.Graph, first_b: str) -> list[fx.Node]:
-    """The values computed before module ``first_b`` runs that are used at or after it."""
-    nodes = list(graph.nodes)
-    cut = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == first_b)
-    later = set(nodes[cut:])
-    return [
-        node for node in nodes[:cut] if node.op != "get_attr" and any(user in later for user in node.users)
-    ]
-
-
-def _subgraph(traced: fx.GraphModule, start: fx.Node | None, stop: fx.Node | None) -> nn.Module:
-    """The part of the graph after ``start`` (exclusive) up to ``stop`` (inclusive) as a module."""
-    part = fx.Graph()
-    values: dict[Any, fx.Node] = {}
-    if start is not None:
-        values[start] = part.placeholder("x")
-    active = start is None
-    for node in traced.graph.nodes:
-        if node.op == "output":
-            part.output(values[node.args[0]])
-            break
-        if active or node.op == "get_attr":
-            values[node] = part.node_copy(node, lambda other: values[other])
-        if node is stop:
-            part.output(values[node])
-            break
-        active = active or node is start
-    module = fx.GraphModule(traced, part)
-    module.graph.eliminate_dead_code()  # attributes that only the other part reads
-    module.recompile()
-    return module
-
-
-def activations(
-    model: nn.Module, images: torch.Tensor, names: Sequence[str], *, batch_size: int = 256
-) -> dict[str, torch.Tensor]:
-    """Outputs of the modules ``names``, flattened: float32 [N, d] on the CPU, for images [N, ...] in [0, 1].
-
-    The outputs are those of the modules themselves, before normalisation and activation. The model runs in
-    evaluation mode and is left as found; of a module that runs more than once the last output counts. Raises
-    ``ValueError`` for a name that is no module of the model, or that did not run, and for no images.
-    """
-    if len(images) == 0 or batch_size < 1:
-        raise ValueError(
-            f"give at least one image and a batch_size of at least 1, got {len(images)} and {batch_size}"
-        )
-    modules = dict(model.named_modules())
-    unknown = [name for name in names if name not in modules]
-    if unknown:
-        raise ValueError(
-            f"no module named {', '.join(unknown)}; weight layers: {', '.join(weight_layers(model))}"
-        )
-    collected: dict[str, torch.Tensor] = {}
-    position = 0
-
-    def keep(name: str, output: torch.Tensor) -> None:
-        flat = output.detach().flatten(1)  # [batch, d]
-        if name not in collected:
-            collected[name] = torch.empty(len(images), flat.shape[1])
-        collected[name][position : position + len(flat)] = flat
-
-    device = next(model.parameters(), images).device
-    with preserve(model), torch.no_grad():
-        model.eval()
-        handles = [modules[n].register_forward_hook(lambda _m, _i, out, n=n: keep(n, out)) for n in names]
-        try:
-            for position in range(0, len(images), batch_size):
-                model(images[position : position + batch_size].to(device))
-        finally:
-            for handle in handles:
-                handle.remove()
-    silent = [name for name in names if name not in collected]
-    if silent:
-        raise ValueError(f"modules that did not run in the forward pass: {', '.join(silent)}")
-    return collected
-
-
-@contextmanager
-def preserve(model: nn.Module) -> Iterator[None]:
-    """Leave ``model`` and the global random states as they are found, also on exceptions.
-
-    Restores each module's training flag, each parameter's ``requires_grad`` and gradient, every buffer (bit
-    for bit), and the global generators of torch (and CUDA), NumPy and ``random``. Inside, gradients start as
-    None, so that what a backward pass adds does not reach the ones kept. Parameters themselves are not
-    copied.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        for parameter, _, _ in parameters:
-            parameter.grad = None
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        for parameter, requires_grad, gradient in parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = gradient
-        with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer.copy_(value)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)

@@ -20,16 +20,10 @@ from typing import Any
 
 import torch
 
-from semirobust import storage
+from semirobust import paths, storage
 
 SCHEMA = 1  # part of every hash: raise it when the meaning of a configuration or the layout of a file changes
 PACKAGES = ("numpy", "scipy", "torch", "torchattacks", "semirobust")
-
-
-def project_root() -> Path:
-    """The folder above the package if that is the project (it holds pyproject.toml), else the current one."""
-    above = Path(__file__).resolve().parents[1]
-    return above if (above / "pyproject.toml").is_file() else Path.cwd()
 
 
 def canonical(config: Any) -> dict[str, Any]:
@@ -115,13 +109,12 @@ def _cpu_name() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    package = Path(__file__).resolve().parent
-    if project_root() != package.parent:
+    if paths.project_root() != paths.PACKAGE.parent:
         return None  # an installed copy: whatever repository surrounds it is not ours
     try:
         commit, changes = (
             subprocess.run(
-                ["git", "-C", package, *words], capture_output=True, text=True, check=True, timeout=30
+                ["git", "-C", paths.PACKAGE, *words], capture_output=True, text=True, check=True, timeout=30
             ).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "."))
         )

@@ -3,8 +3,7 @@
 A configuration is a frozen dataclass whose fields JSON can hold. Its hash names the result
 ``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``; a result that is
 already there is loaded, not computed. Two processes that want the same thing compute it once; a damaged
-file is reported, kept aside as ``*.corrupt`` and made again. Folders: see `project_root` and the three
-roots beside it.
+file is reported, kept aside as ``*.corrupt`` and made again. The folders are those of `paths`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from semirobust import storage
-from semirobust.provenance import SCHEMA, canonical, config_hash, project_root, provenance
+from semirobust.paths import PROFILES, cache_root, check_profile, figures_root, project_root, results_root
+from semirobust.provenance import SCHEMA, canonical, config_hash, provenance
 
 __all__ = [
     "PROFILES",
@@ -47,8 +47,6 @@ __all__ = [
     "write_csv",
 ]
 
-PROFILES = ("quick", "reference", "paper")
-
 T = TypeVar("T")
 TrainingResult = Mapping[str, Tensor] | tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
@@ -61,36 +59,6 @@ class Record:
     metrics: dict[str, Any]
     meta: dict[str, Any]
     path: Path
-
-
-# --- profiles and folders ---
-
-
-def check_profile(name: str) -> str:
-    """The name, if it is one of PROFILES. Raises ValueError listing them."""
-    if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}: use one of {', '.join(PROFILES)}")
-    return name
-
-
-def results_root() -> Path:
-    """``$SEMIROBUST_RESULTS``, or ``results`` in the project."""
-    return _folder("SEMIROBUST_RESULTS", "results")
-
-
-def cache_root() -> Path:
-    """``$SEMIROBUST_CACHE``, or ``.cache/networks`` in the project: trained networks."""
-    return _folder("SEMIROBUST_CACHE", ".cache/networks")
-
-
-def figures_root() -> Path:
-    """``$SEMIROBUST_FIGURES``, or ``figures`` in the project."""
-    return _folder("SEMIROBUST_FIGURES", "figures")
-
-
-def _folder(variable: str, default: str) -> Path:
-    chosen = os.environ.get(variable)
-    return Path(chosen).expanduser() if chosen else project_root() / default
 
 
 # --- results ---

@@ -7,20 +7,17 @@ tagged ``parameters`` whose assignments are the defaults.
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PROFILES = ("quick", "reference", "paper")
+from semirobust import paths
+from semirobust.paths import UsageError, unknown
+
 UNKNOWN = object()  # a default that is an expression: anything may replace it
-
-
-class UsageError(ValueError):
-    """What was asked for cannot work; the message says why and what to do. Nothing has been started."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +28,6 @@ class Notebook:
     path: Path
     source: str
     parameters: Mapping[str, object]
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not one of `known`; it lists them, the closest first."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return UsageError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names) or 'none'}")
-
-
-def check_profile(profile: str) -> None:
-    """Raises UsageError, listing the known ones, for an unknown profile."""
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
 
 
 def find(folder: Path) -> list[Path]:
@@ -144,8 +127,7 @@ def check_parameters(notebook: Notebook, parameters: Mapping[str, object]) -> di
 
 def fingerprint(root: Path, results: Path) -> str:
     """A hash of what all notebooks may depend on: the package, the lock, and the committed results."""
-    package = Path(__file__).resolve().parent
-    files = [path for path in package.rglob("*") if path.suffix in (".py", ".mplstyle")]
+    files = [path for path in paths.PACKAGE.rglob("*") if path.suffix in (".py", ".mplstyle")]
     files += [root / "requirements.lock"]
     for folder in (results / "reference", results / "paper", root / "weights"):
         files += [path for path in folder.rglob("*") if not path.name.startswith(".")]

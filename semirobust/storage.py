@@ -1,9 +1,7 @@
 """Files that are whole or not there: atomic writes, strict JSON, tensors with a checksum, a lock.
 
-Every file is written under a temporary name in its own folder, flushed to the disk, and then renamed over
-the old one, so that a process killed at any moment leaves either the old file or the new one, never half of
-it. What is read back is checked; a damaged file raises `CorruptFile`, which names the file and says what to
-do.
+A process killed at any moment leaves either the old file or the new one, never half of it (`write_atomic`).
+What is read back is checked; a damaged file raises `CorruptFile`, which names the file and says what to do.
 
 JSON has no word for a float that is not finite, and `null` would not say which one it was. Such a float is
 kept without loss as ``{"$float": "nan"}``, ``{"$float": "inf"}`` or ``{"$float": "-inf"}``: a vacuous
@@ -13,15 +11,11 @@ kept without loss as ``{"$float": "nan"}``, ``{"$float": "inf"}`` or ``{"$float"
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +25,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-STALE_SECONDS = 24 * 3600.0  # a temporary file this old was left behind by a killed process
+from semirobust._files import lock, write_atomic
+
+__all__ = [
+    "CorruptFile",
+    "json_text",
+    "load_tensors",
+    "lock",
+    "read_json",
+    "save_tensors",
+    "sha256",
+    "write_atomic",
+    "write_json",
+]
 
 
 class CorruptFile(ValueError):
@@ -50,72 +56,6 @@ class CorruptFile(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path} is corrupt or truncated ({self.reason}): {self.remedy}"
-
-
-# --- atomic writes ---
-
-
-def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Path], object]) -> Path:
-    """Writes a whole file or nothing; returns its path.
-
-    `content` is the bytes, or a function that writes the file it is given (a temporary one, in the same
-    folder). Missing folders are made; an old file is replaced only when the new one is complete and on the
-    disk. Raises OSError, of the same class as its cause and saying what to do, where the folder cannot be
-    written or the disk is full.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        try:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # what the user's umask says: some writers make private files
-            if callable(content):
-                content(temporary)
-            else:
-                temporary.write_bytes(content)
-            temporary.chmod(mode)
-            _flush(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # there only if something above failed
-        _flush(path.parent)
-    return path
-
-
-def _flush(path: Path) -> None:
-    """Waits until the file, or the folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes the temporary files that a killed writer of this same file left behind."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                leftover.unlink()
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns an OSError of the folder or the disk into one of the same class that says what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "the disk is full: free some space, or choose another folder"
-        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-            advice = "a part of the folder's path is a file: move that file away, or choose another folder"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            advice = "the folder is not writable: change its permissions, or choose another folder"
-        else:
-            raise
-        raise OSError(error.errno, f"cannot write {path} ({error.strerror}); {advice}") from error
 
 
 # --- JSON ---
@@ -245,71 +185,3 @@ def sha256(path: str | os.PathLike[str]) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# --- one process at a time ---
-
-
-@contextmanager
-def lock(path: str | os.PathLike[str], timeout: float | None = None) -> Iterator[None]:
-    """Only one process (and one thread) at a time is inside ``with lock(path)``; `path` is what is
-    protected.
-
-    It need not exist: the lock is the file ``.NAME.lock`` beside it, removed on release; the system
-    releases it when its process ends, however that happens. Not re-entrant. Waits for `timeout` seconds
-    (None: for ever), then raises TimeoutError naming the process that holds it. Raises OSError, as
-    `write_atomic`, for a folder it cannot write.
-    """
-    path = Path(path)
-    name = path.with_name(f".{path.name}.lock")
-    deadline = None if timeout is None else time.monotonic() + timeout
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(name, deadline)
-    try:
-        yield
-    finally:
-        name.unlink(
-            missing_ok=True
-        )  # before the release: a waiter then sees that its own file is no longer the lock
-        os.close(descriptor)
-
-
-def _acquire(name: Path, deadline: float | None) -> int:
-    while True:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _flock(descriptor, name, deadline)
-            if _is_same_file(descriptor, name):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, str(os.getpid()).encode())
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the holder we waited for removed this file: try for its successor
-
-
-def _flock(descriptor: int, name: Path, deadline: float | None) -> None:
-    if deadline is None:
-        return fcntl.flock(descriptor, fcntl.LOCK_EX)
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
-                raise TimeoutError(
-                    f"another process (number {holder}) still holds {name}: "
-                    "wait until it ends, or end it, and run again"
-                ) from None
-            time.sleep(0.05)
-
-
-def _is_same_file(descriptor: int, name: Path) -> bool:
-    try:
-        there = os.stat(name)
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)

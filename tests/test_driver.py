@@ -16,8 +16,8 @@ import jupytext
 import pytest
 
 from semirobust import __main__ as cli
-from semirobust import checks, driver, runs, sources
-from semirobust.sources import UsageError
+from semirobust import checks, driver, outputs, runs, sources, workers
+from semirobust.paths import UsageError
 
 HEADER = """\
 # ---
@@ -67,10 +67,6 @@ def wait_until(condition, seconds: float = 20.0) -> bool:
 
 
 # --- before anything starts ---
-
-
-def test_profiles_are_those_of_the_store() -> None:
-    assert sources.PROFILES == runs.PROFILES
 
 
 @pytest.mark.parametrize(
@@ -209,7 +205,7 @@ def test_outputs_are_whole_and_named_by_how_it_went(mixed) -> None:
         ["01_pass.ipynb", "05_also_pass.ipynb", *(f"{name}.failed.ipynb" for name in failed)]
     )
     text = jupytext.read(folder / "01_pass.ipynb").cells[3].outputs[0].text
-    assert text == f"quick 7 {max(1, driver.cores() // 2)}\n"
+    assert text == f"quick 7 {max(1, workers.cores() // 2)}\n"
     assert "before" in (folder / "02_raise.failed.ipynb").read_text()
     assert all(outcome.log.is_file() for outcome in outcomes)
 
@@ -289,7 +285,7 @@ def test_a_damaged_manifest_is_reported_and_made_again(tmp_path, damage) -> None
     manifest = tmp_path / "manifest.json"
     manifest.write_text(damage)
     lines: list[str] = []
-    assert driver.read_manifest(manifest, lines.append) == {}
+    assert outputs.read_manifest(manifest, lines.append) == {}
     assert "damaged" in lines[0]
 
 
@@ -316,7 +312,7 @@ def start_run(root: Path) -> tuple[subprocess.Popen[str], int]:
         "time.sleep(600)",
     )
     code = f"from pathlib import Path; from semirobust import driver; driver.run(Path({str(root)!r}))"
-    environment = driver.thread_environment()
+    environment = workers.thread_environment()
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment, cwd=root
     )
@@ -392,6 +388,8 @@ def test_the_command_line_runs_lists_and_tells_failure(tmp_path, monkeypatch, ca
         (["-p", "speed=3"], "unknown parameter 'speed'"),
         (["-p", "speed"], "NAME=VALUE"),
         (["pair", "--only", "99_z"], "unknown notebook '99_z'"),
+        (["lst"], "unknown command 'lst' (did you mean list?); known: run, list, collate"),
+        (["setpu", "--force"], "unknown command 'setpu' (did you mean setup?)"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, words, message) -> None:
@@ -399,6 +397,15 @@ def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, word
     write(tmp_path, "01_a")
     assert cli.main(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_command_line_starts_without_what_takes_seconds_to_import() -> None:
+    code = "import sys, semirobust.__main__; print(*{'torch', 'jupytext', 'papermill'} & set(sys.modules))"
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(
+        command, env=workers.thread_environment(), capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "\n"
 
 
 def test_collate_writes_one_table_per_experiment(tmp_path, monkeypatch, capsys) -> None:

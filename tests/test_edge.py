@@ -17,15 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust.edge import (
-    EdgeOptions,
-    cell_information,
-    edge,
-    neighbour_distances,
-    number_cells,
-    prepare,
-    projected_dimensions,
-)
+from semirobust._cells import neighbour_distances, number_cells, prepare
+from semirobust.edge import EdgeOptions, cell_information, edge, projected_dimensions
 
 ORACLES = json.loads((Path(__file__).parent / "oracles_edge.json").read_text())["outputs"]
 COLUMNS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import provenance, runs, storage
+from semirobust import paths, provenance, runs, storage
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def test_a_run_that_returns_no_metrics_is_an_error(returned: Any) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown profile 'smoke': use one of quick, reference, paper"):
+    with pytest.raises(ValueError, match="unknown profile 'smoke'; known: quick, reference, paper"):
         runs.run(Config(), never, experiment="table_1", profile="smoke")
     with pytest.raises(ValueError, match=r"'\.\./x' cannot name an experiment"):
         runs.find("../x", "quick")
@@ -374,7 +374,7 @@ def test_folders_follow_the_project_where_nothing_else_is_said(
 ) -> None:
     for name in ("RESULTS", "CACHE", "FIGURES"):
         monkeypatch.delenv(f"SEMIROBUST_{name}", raising=False)
-    monkeypatch.setattr(runs, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
     assert runs.results_root() == tmp_path / "results"
     assert runs.cache_root() == tmp_path / ".cache" / "networks"
     assert runs.figures_root() == tmp_path / "figures"
@@ -383,13 +383,13 @@ def test_folders_follow_the_project_where_nothing_else_is_said(
 def test_the_project_is_the_checkout_or_the_current_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "checkout" / "semirobust" / "provenance.py"))
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "checkout" / "semirobust")
     monkeypatch.chdir(tmp_path)
-    assert provenance.project_root() == tmp_path
+    assert runs.project_root() == tmp_path
     assert provenance.provenance()["git"] is None
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "pyproject.toml").touch()
-    assert provenance.project_root() == tmp_path / "checkout"
+    assert runs.project_root() == tmp_path / "checkout"
 
 
 def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
@@ -399,7 +399,7 @@ def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
     package.mkdir(parents=True)
     (package / "module.py").write_text("x = 1\n")
     (package.parent / "pyproject.toml").touch()
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    monkeypatch.setattr(paths, "PACKAGE", package)
     assert provenance.provenance()["git"] is None
 
     def git(*words: str) -> str:

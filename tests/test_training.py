@@ -129,6 +129,18 @@ def test_a_small_network_learns_the_digits() -> None:
         assert (model.eval()(test.images).argmax(1) == test.labels).float().mean() > 0.9
 
 
+def test_a_single_pixel_under_a_strided_convolution_is_trained_in_float32() -> None:
+    """There torch's bfloat16 weight gradients are wrong on the CPU."""
+    digits, weights = data.load("digits", "train", limit=128), []
+    for precision in ("auto", "float32"):
+        model = models.create("resnet18", 10, (1, 8, 8), width=2, seed=0)
+        train(model, digits, training.short(1, batch_size=64, precision=precision))
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(ValueError, match="on a single pixel: use larger images"):
+        train(model, digits, training.short(1, batch_size=64, precision="bfloat16"))
+
+
 def test_adversarial_training_makes_robust() -> None:
     attack = PGD(0.15, 0.05, 4)
     digits = data.load("digits", "train", limit=640)

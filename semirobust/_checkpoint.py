@@ -1,0 +1,87 @@
+"""What a training run goes on from: its state and its log, one file, written whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from semirobust import storage
+from semirobust.recipe import TrainConfig
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """What one epoch left: accuracies in [0, 1] (``train`` on the inputs trained on), mean loss in nats,
+    seconds.
+    """
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    probe_clean_accuracy: float
+    probe_pgd_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a step of training changes; ``parameters`` are those trained, by name."""
+
+    model: nn.Module
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+
+    def save(self, path: Path, config: TrainConfig, logs: list[EpochLog]) -> None:
+        """Writes everything needed to go on, to the bit."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        tensors["generator"] = self.generator.get_state()
+        metadata = {"config": asdict(config), "logs": [asdict(log) for log in logs]}
+        storage.save_tensors(path, tensors, metadata)
+
+    def restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes up the tensors that ``read`` found. Raises ``ValueError`` for those of another network."""
+        state, momenta = _under("model.", tensors), _under("momentum.", tensors)
+        own = {name: t.shape for name, t in self.model.state_dict().items()}
+        found = {name: t.shape for name, t in state.items()}
+        if own != found or not momenta.keys() <= self.parameters.keys():
+            raise ValueError(
+                f"{path} belongs to another network, or to one with other parameters frozen: "
+                "move it away, or train that one"
+            )
+        self.model.load_state_dict(state)
+        for name, momentum in momenta.items():
+            parameter = self.parameters[name]
+            like = torch.empty_like(parameter)  # its layout too: another one may round differently
+            self.optimizer.state[parameter]["momentum_buffer"] = like.copy_(momentum)
+        self.generator.set_state(tensors["generator"])
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def read(path: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list[EpochLog]]:
+    """The tensors and the log in a checkpoint of ``config``.
+
+    Raises ``ValueError`` for another configuration, ``storage.CorruptFile`` for what is no checkpoint.
+    """
+    tensors, metadata = storage.load_tensors(path)
+    if not {"config", "logs"} <= metadata.keys() or "generator" not in tensors:
+        raise storage.CorruptFile(
+            path, "it is no training checkpoint", "move it away, or choose another path"
+        )
+    if metadata["config"] != json.loads(storage.json_text(asdict(config))):
+        raise ValueError(
+            f"{path} belongs to another configuration, {metadata['config']}: "
+            "move it away, or train with that one"
+        )
+    return tensors, [EpochLog(**log) for log in metadata["logs"]]

@@ -1,0 +1,83 @@
+"""The configuration of a training run and its learning rate: the recipe of arXiv 2307.03803, section 3.1.
+
+``PAPER`` is the printed recipe: SGD, 120 epochs, rate 0.01 divided by 10 at epochs 40 and 80, weight decay
+5e-4, batch 512; adversarial training with PGD-10, eps 8/255, step 2/255. Two things are the authors' code's
+and not the paper's: momentum 0.9 and random crop and flip. ``short`` is a one-cycle schedule for machines
+without an accelerator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from semirobust.view import fast_dtype
+
+
+@dataclass(frozen=True)
+class PGD:
+    """The inner attack, in pixels of [0, 1], l-infinity."""
+
+    eps: float = 8 / 255
+    step: float = 2 / 255
+    steps: int = 10
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. ``schedule``: "steps" (rate / 10 at each milestone) or "one_cycle" (up to ``lr``,
+    then to zero).
+    """
+
+    epochs: int = 120
+    lr: float = 0.01
+    schedule: str = "steps"
+    milestones: tuple[int, ...] = (40, 80)
+    batch_size: int = 512
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: bool = True
+    attack: PGD | None = None
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or not 0 < self.lr < math.inf:
+            raise ValueError(
+                f"epochs must be at least 1, batch_size at least 2 and lr positive and finite; "
+                f"got {self.epochs}, {self.batch_size} and {self.lr}"
+            )
+        if self.schedule not in ("steps", "one_cycle", "constant"):
+            raise ValueError(f"unknown schedule {self.schedule!r}; known: steps, one_cycle, constant")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"unknown precision {self.precision!r}; known: auto, float32, bfloat16")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        if self.precision == "auto":
+            return torch.bfloat16 if torch.cuda.is_available() else fast_dtype()
+        return getattr(torch, self.precision)
+
+
+#: the printed recipe; ``replace(PAPER, attack=None)`` is its standard training
+PAPER = TrainConfig(attack=PGD())
+
+
+def short(epochs: int, *, lr: float = 0.1, batch_size: int = 128, **changes: Any) -> TrainConfig:
+    """A one-cycle schedule: the rate rises linearly over the first 30 % of the steps and falls to zero."""
+    return TrainConfig(
+        epochs=epochs, lr=lr, batch_size=batch_size, schedule="one_cycle", milestones=(), **changes
+    )
+
+
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """The rate at ``progress`` epochs (fractional) from the start."""
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "steps":
+        return config.lr * 0.1 ** sum(progress >= milestone for milestone in config.milestones)
+    share, peak = progress / config.epochs, 0.3
+    return config.lr * (share / peak if share < peak else (1 - share) / (1 - peak))
