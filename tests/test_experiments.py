@@ -182,3 +182,15 @@ def test_a_corrupt_training_checkpoint_is_reported_and_made_again(tmp_path):
 def test_the_command_runs_an_experiment_by_name(capsys):
     assert __main__.main(["experiment", "table_9", "--profile", "quick"]) == 2
     assert "known: algorithm_1" in capsys.readouterr().err
+
+
+def test_networks_to_commit_are_measured_as_rounded(tmp_path, monkeypatch):
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    made = networks.pair(recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2)
+    exact, _ = networks.trained(made.standard)
+    monkeypatch.setitem(networks.COMMITTED, runs.config_hash(made.standard), "tiny")
+    rounded, _ = networks.trained(made.standard)
+    for name, value in exact.state_dict().items():
+        wanted = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(rounded.state_dict()[name], wanted)
+    assert not torch.equal(exact.fc.weight, rounded.fc.weight)
