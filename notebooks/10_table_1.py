@@ -79,7 +79,10 @@ def groups(outcome, attack):
     accuracy, sizes = outcome.baseline.metrics["accuracy"], outcome.plan.n_fb
     before = [[accuracy[f"semirobust_{n}"][attack]] for n in sizes]
     after = [
-        [tables.summary_at_stop(record.metrics, "sound", attack) for record in outcome.trials[n]]
+        [
+            tables.summary_at(r.metrics, r.metrics["stops"]["sound"], attack, "sound")
+            for r in outcome.trials[n]
+        ]
         for n in sizes
     ]
     yield "semirobust $(f_a^*, f_b)$", "attacked", before
@@ -180,9 +183,7 @@ for outcome in outcomes:
     assert accuracy["autoattack"]["interval"][0] <= accuracy["pgd"]["interval"][1]
 print("AutoAttack accuracy is not above PGD accuracy beyond their intervals: ok")
 ours = [row for row in rows if row["source"].startswith("ours")]
-assert ours and all(
-    row["n"] >= 100 and row["control_n"] is not None and row["cap"] is not None for row in ours
-)
-print("every row of ours has its n, its shuffled control and its cap: ok")
+assert ours and all(row["n"] >= 100 and len(row["rho_n"]) == 2 and row["cap"] is not None for row in ours)
+print("every row of ours has its n, its shuffled controls and its cap: ok")
 assert all(row["acc_sr"] <= row["acc_tilde"] for row in ours)
 print("fine-tuning never lowered the robust accuracy of the semirobust network: ok")
