@@ -90,6 +90,7 @@ def groups(outcome, attack):
     yield "robust $(f_a^*, f_b^*)$", "robust", [[accuracy["robust"][attack]] for _ in sizes]
 
 
+# %%
 def draw_attack(axis, outcome, attack):
     """Accuracies under one attack with their Wilson intervals."""
     for number, (label, colour, summaries) in enumerate(groups(outcome, attack)):
