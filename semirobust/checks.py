@@ -60,8 +60,8 @@ def pair(root: Path, *, only: Sequence[str] = (), say: Callable[[str], None]) ->
     passed = True
     for notebook in sources.choose(root / "notebooks", only):
         start = time.monotonic()
-        words = ["jupytext", "--update", "--to", "ipynb", "--execute", notebook.path.name]
-        done = _run([sys.executable, "-m", *words], notebook.path.parent, quiet=True)
+        command = [sys.executable, "-m", "semirobust.pairing", notebook.path.name]
+        done = _run(command, notebook.path.parent, quiet=True)
         if done.returncode:
             passed = False
             say(done.stdout.rstrip())

@@ -10,7 +10,7 @@ from typing import Any
 import jupytext
 import pytest
 
-from semirobust import sources
+from semirobust import pairing, sources
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -169,3 +169,21 @@ def test_the_rules_see_bad_outputs(count: int | None, output: dict[str, Any], pr
     problems = output_problems(v4.new_notebook(cells=[cell]))
     assert len(problems) == (problem is not None)
     assert problem is None or problem in problems[0]
+
+
+def test_pairing_executes_anew_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    """An unchanged cell whose output changed gets the new output."""
+    source, value = tmp_path / "01_demo.py", tmp_path / "value.txt"
+    kernel = ("kernelspec:", "  display_name: Python 3", "  language: python", "  name: python3")
+    header = "\n".join(["# ---", "# jupyter:", *(f"#   {line}" for line in kernel), "# ---", ""])
+    source.write_text(header + '\n# %%\nprint(open("value.txt").read())\n')
+    made = []
+    for text in ("old", "old", "new"):
+        value.write_text(text)
+        made.append(pairing.make(source).read_bytes())
+    assert made[0] == made[1] and b"new" in made[2] and b"old" not in made[2]
+    kept = source.with_suffix(".ipynb").read_bytes()
+    value.unlink()
+    with pytest.raises(Exception, match="FileNotFoundError"):
+        pairing.make(source)
+    assert source.with_suffix(".ipynb").read_bytes() == kept
