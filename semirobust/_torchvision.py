@@ -8,6 +8,7 @@ compiled operator. Defining the schemas of the two operators that the import loo
 from __future__ import annotations
 
 import torch
+from torch import library as registry
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -20,7 +21,7 @@ def _define_missing() -> None:
     global _library
     missing = [schema for name, schema in _SCHEMAS.items() if not hasattr(torch.ops.torchvision, name)]
     if missing:
-        _library = torch.library.Library("torchvision", "FRAGMENT")
+        _library = registry.Library("torchvision", "FRAGMENT")
         for schema in missing:
             _library.define(schema)
 
