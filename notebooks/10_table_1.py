@@ -45,7 +45,7 @@ plans = algorithm_1.plans(profile)
 # * *ours, sound reading*: PGD accuracy on held-out training images stops a trial; accuracy and $\rho$ are means over all trials. The
 #   interval is that of the paired difference on the same test images; it says nothing about other pretrained networks.
 #
-# Before comparing with the paper look at the *scale* column. AutoAttack is run where PGD accuracy stops a trial (the paper ran it after
+# Before comparing with the paper look at the scales below the table. AutoAttack is run where PGD accuracy stops a trial (the paper ran it after
 # every epoch). Our PGD leaves an image at the first step that breaks it, which is at least as strong as taking all ten steps.
 # Dependence is estimated class by class on the PGD-attacked test images, so *cap* is $\log_2$ of the images of a class.
 
@@ -53,7 +53,7 @@ plans = algorithm_1.plans(profile)
 outcomes = [algorithm_1.run_plan(plan, profile) for plan in plans]
 profiles = list(dict.fromkeys([profile, "reference", "paper"]))
 rows = tables.side_by_side(profiles, ["autoattack"])
-display(Markdown(tables.as_markdown(rows)))
+display(Markdown(tables.as_markdown(rows)), Markdown(tables.scales(rows)))
 
 # %% tags=["nbval-ignore-output"]
 print("not run: " + ("; ".join(tables.not_run(profiles)) or "nothing"))

@@ -37,16 +37,8 @@ def section() -> str:
         if row["network"].startswith("resnet18") and row["dataset"] == "cifar10"
     ]
     missing = "; ".join(tables.not_run(PROFILES)) or "nothing"
-    scales = dict.fromkeys(f"{row['network']}: {row['scale']}." for row in rows)
-    return "\n\n".join(
-        [
-            BEGIN,
-            tables.as_markdown(rows, COLUMNS),
-            "Scale of " + " ".join(scales),
-            f"Not run yet: {missing}.",
-            END,
-        ]
-    )
+    parts = [tables.as_markdown(rows, COLUMNS), tables.scales(rows), f"Not run yet: {missing}."]
+    return "\n\n".join([BEGIN, *parts, END])
 
 
 def render(text: str) -> str:

@@ -36,6 +36,7 @@ COLUMNS = {
     "cap": "cap",
     "n": "n",
 }
+SHOWN = tuple(key for key in COLUMNS if key != "scale")  # see ``scales``
 FORMATS = dict.fromkeys(
     ("acc_star", "acc_sr", "acc_tilde", "difference", "interval", "epochs", "cap"), ".2f"
 ) | {"n": ","}
@@ -200,7 +201,13 @@ def side_by_side(profiles: Sequence[str], attacks: Sequence[str]) -> list[dict[s
     )
 
 
-def as_markdown(rows: Sequence[dict[str, Any]], keys: Sequence[str] = tuple(COLUMNS)) -> str:
+def scales(rows: Sequence[dict[str, Any]]) -> str:
+    """The scale of each network in the rows, as a Markdown list: too long for a column."""
+    found = dict.fromkeys(f"{row['network']} on {row['dataset']}: {row['scale']}" for row in rows)
+    return "Scale:\n\n" + "\n".join(f"* {line}." for line in found)
+
+
+def as_markdown(rows: Sequence[dict[str, Any]], keys: Sequence[str] = SHOWN) -> str:
     """The rows as a Markdown table of the columns ``keys``; dependence as "estimate (shuffled control)"."""
 
     def shown(value: Any, is_rho: bool) -> Any:
