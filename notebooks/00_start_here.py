@@ -42,7 +42,7 @@ runs.check_profile(profile)
 # | --- | --- | --- |
 # | A frozen robust $f_a^*$ lets a fine-tuned $f_b$ regain the robustness of $(f_a^*, f_b^*)$ (Algorithm 1, Table 1) | how much of it comes back, in how many epochs, when the test set chooses the epoch and when held-out images do | `09_algorithm_1`, `10_table_1` |
 # | The dependence $\rho$ recorded after success is what robustness needs | the same dependence before fine-tuning, when the network is not robust; the part of it that shuffled pairs have too; whether it tells success from failure | `09_algorithm_1` |
-# | The printed numbers | beside ours; one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is above $Acc^*$ under PGD, which AutoAttack with the 10 steps of the library named may explain | `10_table_1` |
+# | The printed numbers | beside ours; one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is above $Acc^*$ under PGD; the library named runs AutoAttack for 10 steps and not 100, so we measure both | `10_table_1` |
 
 # %% [markdown]
 # ## The result in one table

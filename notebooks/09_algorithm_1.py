@@ -81,6 +81,16 @@ print(
     f"{plan.trials} trials of {plan.fine_tune.epochs} epochs on {sizes.fine_tune} images; {sizes.test} test images"
 )
 
+others = [
+    (where, stored)
+    for where in ("reference", "paper")
+    for stored in (algorithm_1.stored(candidate, where) for candidate in algorithm_1.plans(where))
+    if stored is not None and stored.plan != plan
+]
+print(
+    "also shown: " + (", ".join(f"{where}, {stored.plan.name}" for where, stored in others) or "nothing yet")
+)
+
 
 # %%
 def draw_trials(axis, outcome, n_fb):
@@ -197,15 +207,16 @@ def show(value):
     return "none" if value is None else f"{value:.2f}"
 
 
-for n_fb in plan.n_fb:
-    acc_star = outcome.trials[n_fb][0].metrics["acc_star_validation"]
-    for k in (0.0, 0.02, 0.05):
+for where, stored in [(profile, outcome), *others]:
+    print(f"{where}, {stored.plan.name}")
+    for n_fb, k in ((n_fb, k) for n_fb in stored.plan.n_fb for k in (0.0, 0.02, 0.05)):
+        acc_star = stored.trials[n_fb][0].metrics["acc_star_validation"]
         for name, layer in (("rho_n", n_fb - 1), ("rho_{a+1}", 0)):
-            found = rho.predicts_success(outcome.trajectories(n_fb), acc_star, layer, k=k)
+            found = rho.predicts_success(stored.trajectories(n_fb), acc_star, layer, k=k)
             print(
-                f"f_b of {n_fb:2d}, k = {100 * k:.0f} points, {name:9s}: {found.successes:2d} successes, "
-                f"{found.failures:2d} failures, AUC pooled {show(found.pooled)}, within {show(found.within)}, "
-                f"p = {show(found.p_value)}"
+                f"  f_b of {n_fb:2d}, k = {100 * k:.0f} points, {name:9s}: {found.successes:2d} successes, "
+                f"{found.failures:2d} failures, AUC pooled {show(found.pooled)}, "
+                f"within {show(found.within)}, p = {show(found.p_value)}"
             )
 
 # %% [markdown]
@@ -214,20 +225,10 @@ for n_fb in plan.n_fb:
 # Drawn from the committed results of the reference profile, where they are there; nothing is computed here.
 
 # %% tags=["nbval-ignore-output"]
-others = [
-    (where, stored)
-    for where in ("reference", "paper")
-    for stored in (algorithm_1.stored(candidate, where) for candidate in algorithm_1.plans(where))
-    if stored is not None and stored.plan != plan
-]
 for where, stored in others:
     for draw, name in ((figure_trials(stored), "trials"), (figure_dependence(stored, deepest), "dependence")):
         name = f"09_{name}_{stored.plan.name}"
         figures.save_figure(draw, name, profile=where, sources=stored.records, notebook="09_algorithm_1")
-print(
-    "shown: "
-    + (", ".join(f"{where}: {stored.plan.name}" for where, stored in others) or "none is stored yet")
-)
 plt.show()
 
 # %% [markdown]
