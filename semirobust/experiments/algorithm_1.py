@@ -330,13 +330,3 @@ def stored(plan: Plan, profile: str) -> Outcome | None:
     return Outcome(
         plan, found[baseline], {n_fb: [found[name] for name in names] for n_fb, names in wanted.items()}
     )
-
-
-def configuration(plan: Plan) -> dict[str, Any]:
-    """What a caption says of a plan."""
-    return {
-        "network": plan.pair.robust.label,
-        "dataset": plan.pair.robust.dataset,
-        **asdict(plan.sizes),
-        "trials": plan.trials,
-    }
