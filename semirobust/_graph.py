@@ -88,11 +88,16 @@ def weight_layers(model: nn.Module, *, include_shortcuts: bool = False) -> list[
 # --- the cut before a module ---
 
 
+def _cut(graph: fx.Graph, first_b: str) -> tuple[list[fx.Node], set[fx.Node]]:
+    """The nodes before module ``first_b`` runs, in order, and those from there on."""
+    nodes = list(graph.nodes)
+    cut = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == first_b)
+    return nodes[:cut], set(nodes[cut:])
+
+
 def before(traced: fx.GraphModule, first_b: str) -> tuple[set[str], set[int]]:
     """What runs before module ``first_b``: names of modules, identities of their parameters and buffers."""
-    nodes = list(traced.graph.nodes)
-    cut = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == first_b)
-    earlier = set(nodes[:cut])
+    earlier = set(_cut(traced.graph, first_b)[0])
     modules = {str(node.target) for node in earlier if node.op == "call_module"}
     tensors = {
         id(tensor)
@@ -107,12 +112,8 @@ def before(traced: fx.GraphModule, first_b: str) -> tuple[set[str], set[int]]:
 
 def crossing(graph: fx.Graph, first_b: str) -> list[fx.Node]:
     """The values computed before module ``first_b`` runs that are used at or after it."""
-    nodes = list(graph.nodes)
-    cut = next(i for i, node in enumerate(nodes) if node.op == "call_module" and node.target == first_b)
-    later = set(nodes[cut:])
-    return [
-        node for node in nodes[:cut] if node.op != "get_attr" and any(user in later for user in node.users)
-    ]
+    earlier, later = _cut(graph, first_b)
+    return [node for node in earlier if node.op != "get_attr" and any(user in later for user in node.users)]
 
 
 def subgraph(traced: fx.GraphModule, start: fx.Node | None, stop: fx.Node | None) -> nn.Module:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -200,15 +201,7 @@ def _epoch(
         if config.attack is not None:
             view.refresh()
             start = random_start(x, config.attack.eps, "linf", generator)
-            x = ascend(
-                view,
-                x,
-                labels,
-                eps=config.attack.eps,
-                step=config.attack.step,
-                steps=config.attack.steps,
-                start=start,
-            )
+            x = ascend(view, x, labels, start=start, **asdict(config.attack))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + number / batches)
         model.train()
@@ -264,9 +257,7 @@ def _probe(
     attack = config.attack or PGD()
     x, labels = images.batch(index).to(device), images.labels[index].to(device)
     start = random_start(x, attack.eps, "linf", torch.Generator().manual_seed(0))
-    x_adv = ascend(
-        view.refresh(), x, labels, eps=attack.eps, step=attack.step, steps=attack.steps, start=start
-    )
+    x_adv = ascend(view.refresh(), x, labels, start=start, **asdict(attack))
     with preserve(model), torch.no_grad():
         model.eval()
         clean, attacked = (float((model(batch).argmax(1) == labels).float().mean()) for batch in (x, x_adv))

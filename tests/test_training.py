@@ -358,8 +358,11 @@ for _ in range(20):
     os.kill(pid, signal.SIGKILL)
     status = ended(pid)
     kills += status == -signal.SIGKILL
-    if status == 0 or kills == 6:
+    if kills == 6 or (status == 0 and kills):
         break
+    if status == 0:  # it ended before the first kill (timed on a busier machine): again, earlier
+        (folder / "anywhere.safetensors").unlink()
+        took /= 2
 assert ended(child("anywhere")) == 0
 print(kills, took)
 """

@@ -101,8 +101,8 @@ _SETTINGS: dict[str, tuple[Sizes, int, dict[str, Any]]] = {
 
 
 def plans(profile: str) -> list[Plan]:
-    """The plans of a profile; ``paper`` is as printed: T = 10 trials of at most 10 epochs, rate 0.001, batch
-    512."""
+    """The plans of a profile; ``paper`` is as printed (T = 10 trials of at most 10 epochs, rate 0.001, batch
+    512), but that f_b is not trained on the images that validate."""
     made = []
     for name, pair in networks.PAIRS[runs.check_profile(profile)].items():
         sizes, trials, changes = _SETTINGS.get(name, _SETTINGS[profile])
@@ -120,25 +120,6 @@ def _quiet(line: str) -> None:
 @lru_cache(maxsize=4)
 def _pair_networks(pair: Pair, say: Callable[[str], None] = _quiet) -> tuple[nn.Module, nn.Module]:
     return networks.trained(pair.standard, say=say)[0], networks.trained(pair.robust, say=say)[0]
-
-
-@dataclass(frozen=True)
-class _Star:
-    """Evaluations of (f_a*, f_b*): what every trial is compared with."""
-
-    test: Mapping[str, attacks.Evaluation]
-    validation: attacks.Evaluation
-
-
-@lru_cache(maxsize=4)
-def _star(pair: Pair, sizes: Sizes) -> _Star:
-    robust = _pair_networks(pair)[1]
-    test = networks.test_images(pair.robust, sizes.test)
-    validation = networks.validation_images(pair.robust, sizes.validation)
-    found = {
-        attack: _evaluate(robust, pair, sizes, test, attack) for attack in (*ATTACKS, "autoattack", WEAK)
-    }
-    return _Star(found, _evaluate(robust, pair, sizes, validation, "pgd"))
 
 
 def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attack: str) -> attacks.Evaluation:
@@ -202,17 +183,16 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
     for n_fb in config.n_fb:
         subjects[f"semirobust_{n_fb}"] = rho.semirobust(robust, standard.state_dict(), n_fb)[0]
     accuracies: dict[str, dict[str, Any]] = {}
-    star = _star(config.pair, config.sizes)
     for name, model in subjects.items():
-        found = star.test
-        if name != "robust":
-            wanted = (*ATTACKS, "autoattack")
-            found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in wanted}
+        wanted = (*ATTACKS, "autoattack", WEAK) if name == "robust" else (*ATTACKS, "autoattack")
+        found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in wanted}
         accuracies[name] = {attack: _summary(evaluation) for attack, evaluation in found.items()}
         accuracies[name]["autoattack"]["parts"] = [list(part) for part in found["autoattack"].parts]
+    validation = networks.validation_images(config.pair.robust, config.sizes.validation)
+    held_out = _evaluate(robust, config.pair, config.sizes, validation, "pgd")
     return {
         "accuracy": accuracies,
-        "robust_validation": _summary(star.validation)
+        "robust_validation": _summary(held_out)
         | {"held_out": config.pair.robust.holdout >= config.sizes.validation},
         "dependence": {
             name: _dependence(subjects[name], config.pair, test, max(config.n_fb))
@@ -223,16 +203,19 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
     }
 
 
-def run_trial(config: TrialConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
-    """One trial, measured before fine-tuning and after each epoch; AutoAttack at the start and where each
-    reading stops."""
+def run_trial(
+    config: TrialConfig, baseline: Mapping[str, Any], *, say: Callable[[str], None] = _quiet
+) -> dict[str, Any]:
+    """One trial, measured before fine-tuning and after each epoch, and under AutoAttack where each reading
+    stops; ``baseline`` holds the metrics of ``run_baseline``, which it is compared with."""
     standard, robust = _pair_networks(config.pair, say)
     test = networks.test_images(config.pair.robust, config.sizes.test)
     validation = networks.validation_images(config.pair.robust, config.sizes.validation)
     pool = networks.training_images(config.pair.robust)
     shared = max(0, config.sizes.validation - config.pair.robust.holdout)  # validation images in the pool
     images = pool.subset(range(min(config.sizes.fine_tune, len(pool) - shared)))
-    star = _star(config.pair, config.sizes)
+    star = {attack: summary["accuracy"] for attack, summary in baseline["accuracy"]["robust"].items()}
+    star_validation = baseline["robust_validation"]["accuracy"]
 
     rows, states = [], []
     for epoch, model in rho.trial(
@@ -262,8 +245,8 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = _quiet) -> di
 
     trajectory = [rho.as_measurements(rows)]
     stops = {
-        "printed": rho.printed(trajectory, star.test["pgd"].accuracy, "pgd").epochs[0],
-        "sound": rho.sound(trajectory, star.validation.accuracy, "pgd").epochs[0],
+        "printed": rho.printed(trajectory, star["pgd"], "pgd").epochs[0],
+        "sound": rho.sound(trajectory, star_validation, "pgd").epochs[0],
     }
     final, strongest = copy.deepcopy(robust), {}
     for epoch in sorted(set(stops.values())):
@@ -272,8 +255,8 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = _quiet) -> di
     return {
         "epochs": rows,
         "layers": [list(names) for names in pairwise(layers.weight_layers(robust))][-config.n_fb :],
-        "acc_star": {attack: evaluation.accuracy for attack, evaluation in star.test.items()},
-        "acc_star_validation": star.validation.accuracy,
+        "acc_star": star,
+        "acc_star_validation": star_validation,
         "stops": stops,
         "autoattack": {reading: strongest[epoch] for reading, epoch in stops.items()},
         "n_fine_tune": len(images),
@@ -309,7 +292,8 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
         trials[n_fb] = []
         for number in range(plan.trials):
             config = plan.trial(n_fb, number)
-            record = runs.run(config, partial(run_trial, say=say), experiment=EXPERIMENT, profile=profile)
+            compute = partial(run_trial, baseline=baseline.metrics, say=say)
+            record = runs.run(config, compute, experiment=EXPERIMENT, profile=profile)
             say(f"{plan.name}: n_fb = {n_fb}, trial {number + 1} of {plan.trials} in {record.path.name}")
             trials[n_fb].append(record)
     return Outcome(plan, baseline, trials)

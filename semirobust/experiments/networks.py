@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,9 @@ class Pair:
 
 def pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
     """The two networks of one recipe, which differ in the attack only."""
-    changed = {**{f: getattr(recipe, f) for f in recipe.__dataclass_fields__}, "attack": attack}
     return Pair(
-        NetworkConfig(train=TrainConfig(**{**changed, "attack": None}), **common),
-        NetworkConfig(train=TrainConfig(**changed), **common),
+        NetworkConfig(train=replace(recipe, attack=None), **common),
+        NetworkConfig(train=replace(recipe, attack=attack), **common),
     )
 
 
@@ -103,11 +102,8 @@ COMMITTED: dict[str, str] = {
 
 def test_images(config: NetworkConfig, limit: int | None = None) -> data.Images:
     """The first ``limit`` test images of the network's data set."""
-    return (
-        _load(config.dataset, "test", config.size).subset(range(limit))
-        if limit
-        else _load(config.dataset, "test", config.size)
-    )
+    images = _load(config.dataset, "test", config.size)
+    return images.subset(range(limit)) if limit else images
 
 
 def training_images(config: NetworkConfig) -> data.Images:
@@ -161,14 +157,6 @@ def _train(
     config: NetworkConfig, checkpoints: Path, say: Callable[[str], None]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     model, images = build(config), training_images(config)
-    path = checkpoints / "training.safetensors"
-    try:
-        if path.exists():
-            storage.load_tensors(path)
-    except storage.CorruptFile as error:
-        aside = path.replace(path.with_suffix(".corrupt"))
-        message = f"{path}: {error.reason}; kept as {aside.name}, training starts again"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
     kind = "standard" if config.train.attack is None else "adversarial"
 
     def report(log: training.EpochLog) -> None:
@@ -178,5 +166,13 @@ def _train(
             f"{log.seconds:.0f} s"
         )
 
-    logs = training.train(model, images, config.train, checkpoint=path, on_epoch=report)
+    path = checkpoints / "training.safetensors"
+    train = partial(training.train, model, images, config.train, checkpoint=path, on_epoch=report)
+    try:
+        logs = train()
+    except storage.CorruptFile as error:  # found before any step
+        aside = path.replace(path.with_suffix(".corrupt"))
+        message = f"{path}: {error.reason}; kept as {aside.name}, training starts again"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        logs = train()
     return model.state_dict(), {"epochs": [asdict(log) for log in logs], "n_train": len(images)}
