@@ -70,13 +70,14 @@ def save_figure(
     runs.check_profile(profile)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"{name!r} cannot name a figure: use letters, digits, '_' and '-', and no suffix")
+    made_with = versions() | {"matplotlib": matplotlib.__version__}  # without the build, such as +cpu
     sidecar = {
         "name": name,
         "profile": profile,
         "notebook": notebook,
         "sources": [_source(source) for source in sources],
         "data": data,
-        "versions": versions() | {"matplotlib": matplotlib.__version__},
+        "versions": {name: version and version.partition("+")[0] for name, version in made_with.items()},
     }
     text = storage.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
     folder = runs.figures_root() / profile
