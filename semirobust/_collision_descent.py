@@ -1,0 +1,219 @@
+"""Collisions by descent over patterns: Algorithms 1 and 2 of the paper on fixed feature extractors.
+
+Start on the pattern of the midpoint, solve its cone program, flip units whose multipliers say that the
+neighbouring pattern is cheaper, and go on until nothing improves. The budget never rises, and the first is
+at most that of the linear closed form. This is the slow, trusted twin of faster methods.
+
+Where `rule="repaired"` departs from the printed algorithms (`rule="printed"` has points 1 and 4 only):
+1. Algorithm 2 starts from a forward pass of the midpoint through all layers; its misprinted indices and
+   primes are read as meant. Multipliers count as positive above 1e-7.
+2. The printed test of the last layer, z_j > 0 and z'_j > 0, depends on which of many optimal multipliers
+   the solver returns: for an open unit only z_j + z'_j is determined, and that is tested. For a closed unit
+   whose other branch costs nothing (mu = 0) one positive multiplier is enough: the idle branch can move to
+   the kink.
+3. Flipping every flagged unit can be worse than flipping one, and in a hidden layer z_j > 0 does not mean
+   that flipping helps: it changes what the layers above ask for. So a unit is a candidate unless the
+   multipliers at hand also prove optimality on its other side (they do if the gain of `_gains` is not
+   positive, for the program is convex). Tried in turn: all candidates together, all units with a positive
+   multiplier together, every candidate alone, largest gain first; the first strict improvement is accepted.
+   It stops when there is none: no flip of a single unit helps.
+4. A pattern is never solved twice, and a program that fails ends only its own pair.
+
+The printed claim "finds a local minimum" needs unique multipliers and strict complementarity; without them
+the printed rule stops too early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from semirobust._collision_cone import Cell, solve
+from semirobust._collision_layers import Array, Network, Pattern
+from semirobust._collision_result import Collisions, Point, collect
+from semirobust._collision_verify import verify_pair
+
+__all__ = ["MARGIN", "Descent", "Rule", "descend", "descent", "proved"]
+
+Rule: TypeAlias = Literal["repaired", "printed"]
+Solver: TypeAlias = Callable[[Network, Array, Array, Pattern], Cell]
+
+POSITIVE = 1e-7  # multipliers above this are positive
+ZERO = 1e-6  # pre-activations up to this are at the kink
+PROGRESS = 1e-7  # least relative gain of a step
+MARGIN = 1e-6  # of the second solve, where the optimum itself cannot be verified
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """The path of one pair: accepted patterns and their optima, cheapest last.
+
+    status: "stopped" (no flip helps, by the rule), "limit" (programs used up) or "unsolved" (the solver
+        failed on the first pattern: the path is empty).
+    programs: cone programs solved.
+    """
+
+    patterns: tuple[Pattern, ...]
+    cells: tuple[Cell, ...]
+    status: str
+    programs: int
+
+
+def descent(
+    network: Network,
+    u: Array,
+    v: Array,
+    *,
+    rule: Rule = "repaired",
+    margin: float = MARGIN,
+    max_programs: int = 200,
+) -> Collisions:
+    """`descend` for each pair [B, d], and a proof for the cheapest point on each path that has one."""
+    _check(rule, margin, max_programs)
+    paths = [descend(network, *pair, rule=rule, max_programs=max_programs) for pair in zip(u, v, strict=True)]
+    points = [
+        proved(network, first, second, path, margin) for first, second, path in zip(u, v, paths, strict=True)
+    ]
+    return collect(
+        network,
+        points,
+        method="descent",
+        status=tuple(path.status for path in paths),
+        iterations=np.array([path.programs for path in paths]),
+    )
+
+
+def _check(rule: str, margin: float, max_programs: int) -> None:
+    if rule not in ("repaired", "printed"):
+        raise ValueError(f"unknown rule {rule!r}; known: repaired, printed")
+    if not 0 < margin < np.inf:
+        raise ValueError(f"margin is {margin!r}; it must be positive and finite, such as {MARGIN}")
+    if isinstance(max_programs, bool) or not isinstance(max_programs, int) or max_programs < 1:
+        raise ValueError(f"max_programs is {max_programs!r}; it must be a whole number, 1 or more")
+
+
+def proved(network: Network, u: Array, v: Array, path: Descent, margin: float) -> Point:
+    """The cheapest collision of the path that can be proved: at the optimum, else a margin away from the
+    kinks.
+    """
+    for pattern, cell in zip(reversed(path.patterns), reversed(path.cells), strict=True):
+        point = verify_pair(network, u, v, cell.u, cell.v)
+        if point.verified:
+            return point
+        inner = solve(network, u, v, pattern, margin=margin)
+        if inner.status == "solved":
+            point = verify_pair(network, u, v, inner.u, inner.v)
+            if point.verified:
+                return point
+    middle = (u + v) / 2
+    return verify_pair(network, u, v, middle, middle)
+
+
+def descend(
+    network: Network,
+    u: Array,
+    v: Array,
+    *,
+    rule: Rule = "repaired",
+    start: Pattern | None = None,
+    max_programs: int = 200,
+    solver: Solver = solve,
+) -> Descent:
+    """The descent of one pair, u and v [d], from the pattern of the midpoint or a given one."""
+    pattern = network.pattern((u + v) / 2) if start is None else start
+    cell = solver(network, u, v, pattern)
+    programs, seen = 1, {pattern.key()}
+    if cell.status != "solved":
+        return Descent((), (), "unsolved", programs)
+    patterns, cells = [pattern], [cell]
+    while True:
+        for candidate in _neighbours(network, pattern, cell, rule):
+            if candidate.key() in seen:
+                continue
+            if programs == max_programs:
+                return Descent(tuple(patterns), tuple(cells), "limit", programs)
+            seen.add(candidate.key())
+            found = solver(network, u, v, candidate)
+            programs += 1
+            if found.status == "solved" and found.epsilon < cell.epsilon - PROGRESS * (1 + cell.epsilon):
+                pattern, cell = candidate, found
+                patterns.append(pattern)
+                cells.append(cell)
+                break
+        else:
+            return Descent(tuple(patterns), tuple(cells), "stopped", programs)
+
+
+Flip: TypeAlias = tuple[int, int, int]  # branch (0: u, 1: v, 2: both, in the last layer), layer, unit
+
+
+def _neighbours(network: Network, pattern: Pattern, cell: Cell, rule: Rule) -> Iterator[Pattern]:
+    """The patterns to try from an optimum, in order."""
+    if rule == "printed":
+        if flips := _printed(cell):
+            yield _flipped(pattern, flips)
+        return
+    gains = _gains(network, pattern, cell)
+    candidates = sorted((entry for entry in gains if entry[1] > POSITIVE), key=lambda entry: -entry[1])
+    for flips in ([flip for flip, _, _ in candidates], [flip for flip, _, z in gains if z > POSITIVE]):
+        if flips:
+            yield _flipped(pattern, flips)
+    for flip, _, _ in candidates:
+        yield _flipped(pattern, [flip])
+
+
+def _printed(cell: Cell) -> list[Flip]:
+    """Hidden units with z > 0, branch by branch; units of the last layer with z > 0 and z' > 0."""
+    last = len(cell.p_u) - 1
+    flips = [
+        (branch, layer, int(unit))
+        for branch, multipliers in enumerate((cell.z_u, cell.z_v))
+        for layer in range(last)
+        for unit in np.flatnonzero(multipliers[layer] > POSITIVE)
+    ]
+    both = (cell.z_u[last] > POSITIVE) & (cell.z_v[last] > POSITIVE)
+    return flips + [(2, last, int(unit)) for unit in np.flatnonzero(both)]
+
+
+def _gains(network: Network, pattern: Pattern, cell: Cell) -> list[tuple[Flip, float, float]]:
+    """Units that may be flipped, with the gain (the multiplier that is missing on the other side), and
+    their own.
+
+    Where the gain is not positive the multipliers, moved to the other side, satisfy the optimality
+    conditions there, so the flip cannot help; where it is positive and the multipliers are unique, it does.
+    Last layer: an open unit stays optimal when closed if both forces are at most 0, a closed one when
+    opened if their sum is at least 0. Hidden layer: the row of the unit must carry the force z_j + g_j,
+    with g_j what the layers above ask of its value; its other side can only carry the opposite sign.
+    """
+    last = len(cell.p_u) - 1
+    alpha, beta = cell.forces(pattern)
+    at_u, at_v = (np.abs(values[last]) <= ZERO for values in (cell.p_u, cell.p_v))
+    own = cell.z_u[last] + cell.z_v[last]
+    idle = min(cell.mu) <= POSITIVE
+    chosen = (at_u & at_v) | ((own > POSITIVE) & (pattern.u[last] | idle))
+    gain = np.where(pattern.u[last], np.maximum(alpha, beta), own)
+    gains = [((2, last, int(unit)), float(gain[unit]), float(own[unit])) for unit in np.flatnonzero(chosen)]
+    for branch, (gates, values, multipliers, force) in enumerate(
+        ((pattern.u, cell.p_u, cell.z_u, alpha), (pattern.v, cell.p_v, cell.z_v, beta))
+    ):
+        for layer in reversed(range(last)):
+            asked = network.layers[layer + 1].weight.T @ force  # g [n_i]
+            z = multipliers[layer]
+            for unit in np.flatnonzero((np.abs(values[layer]) <= ZERO) | (z > POSITIVE)):
+                gains.append(((branch, layer, int(unit)), float(z[unit] + asked[unit]), float(z[unit])))
+            force = np.where(gates[layer], z + asked, -z)
+    return gains
+
+
+def _flipped(pattern: Pattern, flips: list[Flip]) -> Pattern:
+    gates: tuple[list[np.ndarray], list[np.ndarray]] = (
+        [gate.copy() for gate in pattern.u],
+        [gate.copy() for gate in pattern.v],
+    )
+    for branch, layer, unit in flips:
+        for side in (0, 1) if branch == 2 else (branch,):
+            gates[side][layer][unit] ^= True
+    return Pattern(tuple(gates[0]), tuple(gates[1]))

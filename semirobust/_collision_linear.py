@@ -1,0 +1,91 @@
+"""Collisions of linear feature extractors in closed form, and the distances of all pairs at once.
+
+For f(x) = L x + k the cheapest collision moves both points by half their difference in the row space of L:
+u~ = u + V V^T (v - u) / 2, v~ = v - V V^T (v - u) / 2, at the budget |V^T (u - v)| / 2, with V an
+orthonormal basis of the row space. The bias plays no part.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from semirobust._collision_layers import UNIT, Array, RowSpace, row_space
+from semirobust._collision_operator import ConvOperator, operator_row_space
+
+__all__ = ["Linear", "LinearPoints", "closed_form", "distances", "space_of"]
+
+Linear: TypeAlias = Array | ConvOperator  # a matrix [m, d], or a convolution as an operator of that shape
+
+BLOCK = 512  # rows of the distance matrix at a time
+NEAR = 1e-4  # squared distances below this share of |a|^2 + |b|^2 are computed from the difference
+PAIRS = 4096  # such pairs at a time
+
+
+class LinearPoints(NamedTuple):
+    """u~ and v~ [B, d], budgets [B] and residuals max |L u~ - L v~| [B]; every one is an exact collision."""
+
+    epsilon: Array
+    u: Array
+    v: Array
+    residual: Array
+
+
+def space_of(linear: Linear) -> RowSpace:
+    """The row space of a matrix or an operator."""
+    return operator_row_space(linear) if isinstance(linear, ConvOperator) else row_space(linear)
+
+
+def closed_form(linear: Linear, space: RowSpace, u: Array, v: Array) -> LinearPoints:
+    """The cheapest collisions of the pairs u, v [B, d].
+
+    The budget covers the rounding of the points: with e = L (u~ - v~), the exact collision u~ - L^+ e / 2,
+    v~ + L^+ e / 2 is at most |e| / (2 sigma) away, for sigma the smallest nonzero singular value (the
+    inflation lemma with no signs to keep).
+    """
+    inputs, rank = space.basis.shape
+    if rank == inputs:  # only equal points collide
+        at_u = at_v = (u + v) / 2
+        move, residual = np.zeros(len(u)), np.zeros(len(u))
+    else:
+        step = (v - u) @ space.basis @ space.basis.T / 2  # [B, d]
+        at_u, at_v = u + step, v - step
+        error = (linear @ (at_u - at_v).T).T  # [B, m]
+        difference = np.abs(at_u - at_v).T
+        if isinstance(linear, ConvOperator):
+            size, terms = linear.magnitude(difference).T, linear.terms
+        else:
+            size, terms = (np.abs(linear) @ difference).T, inputs
+        slack = 1.01 * (terms + 3) * UNIT * np.linalg.norm(size, axis=1)
+        move = (np.linalg.norm(error, axis=1) + slack) / (2 * space.smallest)
+        residual = np.abs(error).max(axis=1)
+    budget = np.maximum(np.linalg.norm(at_u - u, axis=1), np.linalg.norm(at_v - v, axis=1)) + move
+    return LinearPoints(budget * (1 + 2 * (inputs + 4) * UNIT), at_u, at_v, residual)
+
+
+def distances(space: RowSpace, positive: Array, negative: Array) -> Array:
+    """|V^T (p - n)| / 2 for all pairs: [N+, d], [N-, d] -> [N+, N-].
+
+    The points are centred and projected once; squared distances come from their products, |a|^2 + |b|^2 - 2
+    a.b, and from the differences themselves where these cancel. With R the largest distance of a point from
+    the centre the error is below 150 d 2^-53 R (1.3e-11 R for 784 inputs), in practice a thousandth of it.
+    """
+    centre = (positive.mean(axis=0) + negative.mean(axis=0)) / 2
+    inputs, rank = space.basis.shape
+    a, b = positive - centre, negative - centre
+    if rank < inputs:
+        a, b = a @ space.basis, b @ space.basis
+    square_a, square_b = np.einsum("nd,nd->n", a, a), np.einsum("nd,nd->n", b, b)
+    out = np.empty((len(a), len(b)))
+    for start in range(0, len(a), BLOCK):
+        rows = slice(start, start + BLOCK)
+        total = square_a[rows, None] + square_b  # [block, N-]
+        square = total - 2 * (a[rows] @ b.T)
+        i, j = np.nonzero(square <= NEAR * total)
+        for first in range(0, len(i), PAIRS):
+            near = slice(first, first + PAIRS)
+            difference = a[rows][i[near]] - b[j[near]]
+            square[i[near], j[near]] = np.einsum("nd,nd->n", difference, difference)
+        out[rows] = np.sqrt(np.maximum(square, 0)) / 2
+    return out
