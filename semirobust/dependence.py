@@ -12,7 +12,7 @@ entropies of both layers' cells.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from semirobust._projection import TwoPasses
 from semirobust.edge import (
     MIN_SAMPLES,
     SATURATION_BITS,
@@ -29,12 +30,13 @@ from semirobust.edge import (
     Estimate,
     Samples,
     Side,
-    as_samples,
+    checked_samples,
     compare,
-    prepare,
-    projected_dimensions,
 )
-from semirobust.layers import activations, weight_layers
+from semirobust.layers import weight_layers
+from semirobust.streaming import count_runs, each_output
+
+ROWS = 256  # of arrays, taken at a time
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def class_conditional(
 ) -> list[LayerDependence]:
     """The dependence of each pair of consecutive weight layers, in data-flow order.
 
-    Only one class's activations are in memory at a time. The model runs in evaluation mode, and is left as it
+    Activations are not kept: the images of a class go through the network twice, in batches, and each layer's
+    output is reduced, on the device of the model, as soon as it is there (`semirobust.streaming`). So memory
+    is O(batch_size * d) for the largest layer of d numbers, 24 bytes for each of the numbers of all layers,
+    and a few numbers for each image of the class at hand. The model runs in evaluation mode and is left as it
     was.
 
     Args:
@@ -111,11 +116,14 @@ def class_conditional(
     _check_images(images)
     wanted = _layer_pairs(model, pairs, n_last)
     names = list(dict.fromkeys(name for pair in wanted for name in pair))
+    runs = count_runs(model, images, names)
     results = []
     for label, index in classes.items():
-        chosen = torch.from_numpy(index).to(images.device)
-        outputs = activations(model, images[chosen], names, batch_size=batch_size)
-        results.append(_one_class(outputs, wanted, label, seed, shuffles, options))
+        chosen = images[torch.from_numpy(index).to(images.device)]
+        passes = TwoPasses(wanted, where=f" (class {label})")
+        for see in (passes.measure, passes.project):
+            each_output(model, chosen, runs, see, batch_size=batch_size)
+        results.append(_one_class(passes.sides(), label, seed, shuffles, options))
     return _combine(wanted, classes, results)
 
 
@@ -135,54 +143,29 @@ def class_conditional_arrays(
     `class_conditional`.
     """
     options = EdgeOptions(**edge_options)
-    x, y = as_samples(x, "x"), as_samples(y, "y")
+    x, y = checked_samples(x, "x"), checked_samples(y, "y")
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} samples and y has {len(y)}; row i of both must be the same sample")
     classes = _samples_by_class(labels, len(x), shuffles)
     results = []
     for label, index in classes.items():
-        outputs = {"x": x[index], "y": y[index]}
-        results.append(_one_class(outputs, [("x", "y")], label, seed, shuffles, options))
+        passes = TwoPasses([("x", "y")], where=f" (class {label})")
+        for see in (passes.measure, passes.project):
+            for rows in np.split(index, range(ROWS, len(index), ROWS)):
+                see("x", x[rows])
+                see("y", y[rows])
+        results.append(_one_class(passes.sides(), label, seed, shuffles, options))
     return _combine([names], classes, results)[0]
 
 
 def _one_class(
-    outputs: MutableMapping[str, Any],
-    pairs: Sequence[tuple[str, str]],
-    label: int,
-    seed: int,
-    shuffles: int,
-    options: EdgeOptions,
+    sides: Sequence[tuple[Side, Side]], label: int, seed: int, shuffles: int, options: EdgeOptions
 ) -> list[tuple[Estimate, float]]:
-    """Estimate and control of each pair for the outputs {name: [n, d]} of one class; empties `outputs`.
-
-    As the first and as the second of a pair a layer is projected by different random numbers. Each layer is
-    read once, for all its projections, and let go.
-    """
-    shape = {name: as_samples(values, name).shape for name, values in outputs.items()}
-    n = next(iter(shape.values()))[0]
-    draws: dict[str, list[tuple[int, int]]] = {name: [] for name in outputs}  # name -> [(skip, m)]
-    uses = []  # for each pair, which draw of the earlier and which of the later layer
-    for earlier, later in pairs:
-        d = shape[earlier][1]
-        m_earlier, m_later = projected_dimensions(n, d, shape[later][1])
-        use = ((earlier, (0, m_earlier)), (later, (d * m_earlier, m_later)))
-        for name, draw in use:
-            if draw not in draws[name]:
-                draws[name].append(draw)
-        uses.append(use)
-
-    sides: dict[tuple[str, tuple[int, int]], Side] = {}
-    for name, wanted in draws.items():
-        values = as_samples(outputs.pop(name), name)
-        for draw, side in zip(wanted, prepare(values, wanted, f"{name} (class {label})"), strict=True):
-            sides[name, draw] = side
-
+    """Estimate and control of each pair of sides, all of the samples of one class."""
     rng = np.random.default_rng([seed, label])
-    orders = [rng.permutation(n) for _ in range(shuffles)]
+    orders = [rng.permutation(len(sides[0][0].coordinates)) for _ in range(shuffles)]
     results = []
-    for use_x, use_y in uses:
-        x, y = sides[use_x], sides[use_y]
+    for x, y in sides:
         controls = [compare(x, y.reordered(order), options).bits for order in orders]
         results.append((compare(x, y, options), float(np.mean(controls))))
     return results

@@ -5,6 +5,12 @@ bandwidth; the plug-in information of the two cell numbers, averaged over the sa
 (Noshad, Zeng and Hero, ICASSP 2019, arXiv 1801.09125). The numbers are those of the published code, to
 rounding; `edge` without options is the variant of the semirobustness experiments (arXiv 2307.03803).
 
+Symmetry. Once the samples have cells, x and y count alike. Where nothing is projected (both sides have at
+most 6 coordinates) the whole is symmetric: `edge(y, x)`, with the two smoothnesses exchanged, is `edge(x, y)`
+with the entropies exchanged. Where they are projected, x takes the first random numbers and y those that
+follow, so exchanging them draws other projections: another number, of the same distribution. For the same
+reason x and a copy of x do not fall into the same cells.
+
 How to read a value. It is the information between two *cells*: never more than either cell entropy (plus
 0.001), log2 of the number of samples, or the cap. For a deterministic layer with a continuous output the true
 information is infinite, and what is reported is set by the cell size and the number of samples; in high
@@ -12,8 +18,8 @@ dimension independent data score several bits too. So never read one without its
 (`semirobust.dependence`).
 
 Where this departs from the published code:
-1. Neighbour distances come from sorting and bisection, and cells are counted exactly, instead of by distance
-   matrices and a hash table: the same numbers, faster.
+1. Neighbour distances come from sorting and bisection, and cells are counted exactly, instead of by a search
+   tree and dictionaries: the same numbers, faster. `semirobust._edge_reference` has the plain way.
 2. NumPy's global random state is neither read nor set: the same draws come from a private RandomState(3334).
 3. One coordinate works; fewer than 20 samples, values that are not finite and integer input are errors.
 4. The semirobustness copy adds a random shift of up to a tenth of a cell; here the first member has none.
@@ -30,7 +36,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semirobust._cells import Integers, Side, cells, prepare
+from semirobust._cells import Integers, Side, cells
+from semirobust._projection import TwoPasses, projected_dimensions
 
 __all__ = [
     "MIN_SAMPLES",
@@ -41,16 +48,15 @@ __all__ = [
     "Side",
     "as_samples",
     "cell_information",
+    "checked_samples",
     "compare",
     "edge",
-    "prepare",
     "projected_dimensions",
 ]
 
 Samples: TypeAlias = npt.NDArray[np.floating] | torch.Tensor
 
 MIN_SAMPLES = 20  # below, no coordinate is left after the projection
-PLAIN_DIMENSIONS = 6  # two sides of at most so many coordinates are not projected
 FLOOR_BITS = 0.001  # lower clip of every sample's term
 SATURATION_BITS = 0.1  # an estimate this close to its cap counts as saturated
 
@@ -62,7 +68,8 @@ class Estimate:
     bits: the estimate, in [0.001, cap_bits].
     cap_bits: the largest value it could have taken, min(U, log2 n).
     entropy_x_bits, entropy_y_bits: plug-in entropies of the cells of the median member (averaged over the two
-        middle members when their number is even); bits <= min(entropy_x_bits, entropy_y_bits) + 0.001.
+        middle members when their number is even, and over members that tie); bits is at most
+        min(entropy_x_bits, entropy_y_bits) + 0.001.
     saturated: bits is within 0.1 of cap_bits: the cap or the sample size made the number, not the data.
     n: the number of samples.
     """
@@ -110,8 +117,9 @@ def edge(
     """The EDGE estimate of I(x; y), in bits.
 
     Args:
-        x, y: [n, d] and [n, d'], or [n] for one coordinate, n >= 20; floating-point arrays, or tensors (which
-            are detached and brought to the CPU). Row i of both is one sample.
+        x, y: [n, d] and [n, d'], or [n] for one coordinate, n >= 20; floating-point arrays or tensors. Row i
+            of both is one sample. Tensors are detached; those of a CUDA device are projected there, and all
+            arithmetic is in double precision. For data too large to hold see `streaming.edge_batches`.
         members: L, the number of shifted and scaled cell grids whose median is taken: 1 in the semirobustness
             copy, 10 in the estimator's own repository.
         renormalise: run a second pass with the bandwidths rescaled by the first estimate; the default of the
@@ -125,24 +133,40 @@ def edge(
         TypeError: the data are not floating point.
     """
     options = EdgeOptions(members, renormalise, cap_bits, smoothness)
-    x, y = as_samples(x, "x"), as_samples(y, "y")
+    x, y = checked_samples(x, "x"), checked_samples(y, "y")
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} samples and y has {len(y)}; row i of both must be the same sample")
-    n, (dx, dy) = len(x), (x.shape[1], y.shape[1])
-    mx, my = projected_dimensions(n, dx, dy)
-    side_x = prepare(x, [(0, mx)], "x")[0]
-    side_y = prepare(y, [(dx * mx, my)], "y")[0]
+    passes = TwoPasses([("x", "y")])
+    for step in (passes.measure, passes.project):
+        step("x", x)
+        step("y", y)
+    side_x, side_y = passes.sides()[0]
     return compare(side_x, side_y, options)
 
 
 def as_samples(values: Samples, name: str) -> npt.NDArray[np.floating]:
     """`values` as an array [n, d], not copied where possible; its shape and dtype are checked."""
+    checked = checked_samples(values.cpu() if isinstance(values, torch.Tensor) else values, name)
+    assert isinstance(checked, np.ndarray)
+    return checked
+
+
+def checked_samples(values: Samples, name: str, *, at_least: int = MIN_SAMPLES) -> Samples:
+    """`values` as [n, d] after checks of shape and dtype: an array, or a detached tensor on a CUDA device."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        # bfloat16 and half become float32, without loss
-        values = (values.float() if values.is_floating_point() and values.itemsize < 4 else values).numpy()
-    values = np.asarray(values)
-    if not np.issubdtype(values.dtype, np.floating):
+        values = values.detach()
+        if not values.is_cuda:
+            # bfloat16 and half become float32, without loss
+            small = values.is_floating_point() and values.itemsize < 4
+            values = (values.float() if small else values).cpu().numpy()
+    else:
+        values = np.asarray(values)
+    if isinstance(values, torch.Tensor):
+        floating = values.is_floating_point()
+    else:
+        floating = np.issubdtype(values.dtype, np.floating)
+        values = values.astype(np.float64) if floating and values.itemsize > 8 else values
+    if not floating:
         raise TypeError(
             f"{name} has dtype {values.dtype}; the estimator needs floating point: pass "
             f"{name}.astype(numpy.float64), or {name}.double() for a tensor"
@@ -151,24 +175,17 @@ def as_samples(values: Samples, name: str) -> npt.NDArray[np.floating]:
         values = values[:, None]
     if values.ndim != 2:
         raise ValueError(
-            f"{name} has shape {values.shape}; expected [n, d]: pass {name}.reshape(len({name}), -1)"
+            f"{name} has shape {tuple(values.shape)}; expected [n, d]: pass {name}.reshape(len({name}), -1)"
         )
-    if len(values) < MIN_SAMPLES:
-        raise ValueError(f"{name} has {len(values)} samples; the estimator needs at least {MIN_SAMPLES}")
+    if len(values) < at_least:
+        raise ValueError(f"{name} has {len(values)} samples; the estimator needs at least {at_least}")
     if values.shape[1] == 0:
-        raise ValueError(f"{name} has shape {values.shape}, no coordinates; pass at least one")
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, no coordinates; pass at least one")
     return values
 
 
-def projected_dimensions(n: int, dx: int, dy: int) -> tuple[int, int]:
-    """The numbers of coordinates that x and y are projected to; 0, 0 where nothing is projected."""
-    if dx <= PLAIN_DIMENSIONS and dy <= PLAIN_DIMENSIONS:
-        return 0, 0
-    limit = math.floor(math.log2(n / 10))
-    return min(dx, limit), min(dy, limit)
-
-
-# Steps 1 to 3, from samples to cells: `_cells`. Step 4: the estimate of one member
+# Step 1, the projection: `_projection`. Steps 2 and 3, from coordinates to cells: `_cells`.
+# Step 4: the estimate of one member
 
 
 def cell_information(
@@ -220,7 +237,10 @@ def _ensemble(x: Side, y: Side, factors: list[float], options: EdgeOptions) -> t
         cells_x = cells(x, factors[0], scale, j / options.members)
         cells_y = cells(y, factors[1], scale, j / options.members)
         results.append(cell_information(cells_x, cells_y, options.cap_bits))
-    results.sort()
-    middle = np.array([results[(len(results) - 1) // 2], results[len(results) // 2]])  # [2, 3]
-    bits, entropy_x, entropy_y = middle.mean(axis=0).tolist()
-    return bits, entropy_x, entropy_y
+    table = np.array(results)  # [members, 3]
+    ordered = np.sort(table[:, 0])
+    middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]]  # [2]
+    # members that tie count alike: which one sorting puts in the middle is chance, and not symmetric
+    entropies = [table[np.abs(table[:, 0] - bits) < 1e-12, 1:].mean(axis=0) for bits in middle]
+    entropy_x, entropy_y = np.mean(entropies, axis=0).tolist()
+    return float(middle.mean()), entropy_x, entropy_y

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from semirobust import dependence
 from semirobust.dependence import LayerDependence, class_conditional, class_conditional_arrays
 from semirobust.edge import edge
 from semirobust.layers import activations, weight_layers
@@ -104,16 +103,13 @@ def test_n_last_is_the_end_of_the_whole_list(images: torch.Tensor) -> None:
         assert found == everything[-n_last:]  # controls too: they do not depend on the pairs asked for
 
 
-def test_one_class_in_memory_at_a_time(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def counting(model: nn.Module, chosen: torch.Tensor, names: list[str], **options: Any) -> Any:
-        seen.append((len(chosen), len(names)))
-        return activations(model, chosen, names, **options)
-
-    monkeypatch.setattr(dependence, "activations", counting)
-    class_conditional(network(), images, LABELS)
-    assert seen == [(30, 5), (40, 5), (50, 5)]
+def test_every_image_goes_through_twice_class_by_class(images: torch.Tensor) -> None:
+    model = network()
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    class_conditional(model, images, LABELS, batch_size=20)
+    one_image = [1]  # which layers run, and how often
+    assert sizes == one_image + [20, 10] * 2 + [20, 20] * 2 + [20, 20, 10] * 2
 
 
 def test_model_and_random_states_are_left_as_found(images: torch.Tensor) -> None:

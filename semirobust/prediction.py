@@ -1,0 +1,151 @@
+"""Which of many scores tells trials that succeed from trials that fail?
+
+A score and an outcome are known for each trial at each epoch. Both drift while a network is trained, so
+pooling epochs lets any drift "predict" success; only trials at the *same* epoch are compared here (the
+``within`` AUC of ``rho.predicts_success``, for many scores). If a score has nothing to do with success, the
+trials' outcomes (their whole trajectories) could be handed to each other in any order: that gives the
+p-value, exactly where all orders are taken. With many scores some look good by chance, so the p-values are
+corrected by Holm's step-down method.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from semirobust.rho import auc
+
+Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScoreTest:
+    """One score. ``pooled``, ``within``: AUCs in [0, 1], 1/2 is chance, below 1/2 successes score lower; None
+    where there are no pairs to compare. ``p_value``: of ``within``, two-sided; ``p_holm``: corrected for all
+    scores tested."""
+
+    name: str
+    pooled: float | None
+    within: float | None
+    p_value: float | None
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class Screening:
+    """All tests of one set of trials, and what they could have shown.
+
+    ``successes``, ``failures``: of the epochs after the start. ``pairs``: (success, failure) pairs of trials
+    at the same epoch, what ``within`` averages over. ``orders``: permutations taken, ``exact`` where they are
+    all. ``smallest_p``: no score whatsoever could have had a smaller p-value, because so many orders leave
+    the outcomes as they are; times the number of tests it bounds the corrected one.
+    """
+
+    tests: tuple[ScoreTest, ...]
+    successes: int
+    failures: int
+    pairs: int
+    orders: int
+    exact: bool
+    smallest_p: float
+
+    @property
+    def smallest_holm(self) -> float:
+        """The smallest corrected p-value possible: above 0.05, nothing could have been significant."""
+        return min(1.0, len(self.tests) * self.smallest_p)
+
+
+def screen(
+    scores: Mapping[str, npt.ArrayLike],
+    success: npt.ArrayLike,
+    *,
+    permutations: int = 40_320,
+    seed: int = 0,
+) -> Screening:
+    """Test every score against the outcomes of T trials at the start and at E epochs after it.
+
+    Args:
+        scores: name -> [T, 1 + E]; column 0 is the start, which all trials share: it counts once in
+            ``pooled`` and not at all in ``within``.
+        success: bool [T, 1 + E].
+        permutations: all T! orders are taken where they are not more than this, else this many: the
+            identity and random ones drawn from ``seed``.
+
+    Raises ``ValueError`` for fewer than 2 trials, no epoch, scores of another shape or not finite, no scores.
+    """
+    won = np.asarray(success, dtype=bool)
+    if won.ndim != 2 or won.shape[0] < 2 or won.shape[1] < 2:
+        raise ValueError(f"success has shape {won.shape}; expected [trials >= 2, 1 + epochs >= 2]")
+    if not scores:
+        raise ValueError("there are no scores to test")
+    values = {name: np.asarray(score, dtype=np.float64) for name, score in scores.items()}
+    for name, score in values.items():
+        if score.shape != won.shape or not np.isfinite(score).all():
+            raise ValueError(
+                f"the score {name!r} has shape {score.shape}; expected finite values, {won.shape}"
+            )
+    orders, exact = _orders(len(won), permutations, seed)
+    later = won[:, 1:]
+    outcomes = later[orders].astype(np.float64)  # [P, T, E]
+    pairs = int((later.sum(0) * (~later).sum(0)).sum())
+    raw = [_test(name, score, won, outcomes, pairs) for name, score in values.items()]
+    corrected = holm([p for _, _, _, p in raw])
+    same = math.prod(math.factorial(count) for count in Counter(map(bytes, later)).values())
+    return Screening(
+        tuple(ScoreTest(*row, p_holm) for row, p_holm in zip(raw, corrected, strict=True)),
+        int(later.sum()),
+        int((~later).sum()),
+        pairs,
+        len(orders),
+        exact,
+        max(same / math.factorial(len(won)), 1 / len(orders)) if pairs else 1.0,
+    )
+
+
+def _orders(trials: int, permutations: int, seed: int) -> tuple[npt.NDArray[np.int64], bool]:
+    """Orders of the trials [P, T], the identity first; whether they are all."""
+    if math.factorial(trials) <= permutations:
+        return np.array(list(itertools.permutations(range(trials)))), True
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(np.arange(trials), (permutations - 1, 1)), axis=1)
+    return np.vstack([np.arange(trials), drawn]), False
+
+
+def _test(
+    name: str, score: Array, won: Bools, outcomes: Array, pairs: int
+) -> tuple[str, float | None, float | None, float | None]:
+    """(name, pooled, within, p-value) of one score [T, 1 + E]; outcomes [P, T, E], the observed one first."""
+    joined = np.concatenate([score[:1, 0], score[:, 1:].ravel()])
+    outcome = np.concatenate([won[:1, 0], won[:, 1:].ravel()])
+    pooled = auc(joined, outcome) if 0 < outcome.sum() < len(outcome) else None
+    if not pairs:
+        return name, pooled, None, None
+    total = np.zeros(len(outcomes))
+    for epoch in range(outcomes.shape[2]):
+        column, wins = score[:, 1 + epoch], outcomes[:, :, epoch]  # [T], [P, T]
+        above = (np.sign(column[:, None] - column[None, :]) + 1) / 2  # [T, T]: a success i above a failure j
+        total += ((wins @ above) * (1 - wins)).sum(axis=1)
+    within = total / pairs  # [P]
+    extreme = np.abs(within - 0.5) >= abs(within[0] - 0.5) - 1e-12
+    return name, pooled, float(within[0]), float(extreme.mean())
+
+
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """Holm's step-down correction over all tests that have a p-value; None stays None."""
+    known = [index for index, p in enumerate(p_values) if p is not None]
+    ranked = sorted(known, key=lambda index: p_values[index])  # type: ignore[arg-type, return-value]
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(ranked):
+        p = p_values[index]
+        assert p is not None
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        corrected[index] = largest
+    return corrected

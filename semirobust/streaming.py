@@ -1,0 +1,152 @@
+"""The EDGE estimate (`semirobust.edge`) of data too large to hold, and the outputs of a network as such data.
+
+The estimator needs two passes: the first finds the standard deviation of every coordinate, the second
+projects each sample to at most log2(n / 10) coordinates, and cells are made of those. So samples can come in
+batches, twice, and memory is O(batch * d + n log n) for samples of d numbers, instead of O(n * d). In
+WideResNet-34-10 each convolution of the first group gives 163,840 numbers for an image: 655 MB for 1,000
+images in single precision, 168 MB for a batch of 256; and a network's layers are seen one after the other.
+
+The numbers are those of the data in one piece, to the rounding of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from semirobust._projection import TwoPasses
+from semirobust.edge import MIN_SAMPLES, EdgeOptions, Estimate, Samples, checked_samples, compare
+from semirobust.layers import preserve, weight_layers
+
+See: TypeAlias = Callable[[str, Samples], None]
+Arrived: TypeAlias = Callable[[str, torch.Tensor], None]
+
+
+def edge_batches(batches: Iterable[tuple[Samples, Samples]], **edge_options: Any) -> Estimate:
+    """The estimate of I(x; y) in bits, for samples that come in batches.
+
+    Args:
+        batches: pairs (x [b, d], y [b, d']), which are read **twice**: a list, a DataLoader, or any object
+            that starts anew when iterated over again; batches may differ in size. The second reading must
+            give the same samples. Their order matters a little, as it does to `edge.edge`: the bandwidths
+            are those of 500 drawn positions.
+        edge_options: those of `edge.edge`: members, renormalise, cap_bits, smoothness.
+
+    Raises:
+        ValueError, TypeError: as `edge.edge`, and for batches that can be read only once, that differ in d
+            or that are others in the second reading.
+    """
+    options = EdgeOptions(**edge_options)
+    if isinstance(batches, Iterator):
+        raise TypeError(
+            "batches can be read only once, and the estimator reads them twice; pass a list, a DataLoader, "
+            "or an object whose __iter__ starts anew"
+        )
+    passes = TwoPasses([("x", "y")])
+    for step in (passes.measure, passes.project):
+        n = 0
+        for x, y in batches:
+            x, y = checked_samples(x, "x", at_least=1), checked_samples(y, "y", at_least=1)
+            if len(x) != len(y):
+                raise ValueError(
+                    f"a batch has {len(x)} samples of x and {len(y)} of y; "
+                    "row i of both must be the same sample"
+                )
+            step("x", x)
+            step("y", y)
+            n += len(x)
+        if n < MIN_SAMPLES:
+            raise ValueError(f"the batches hold {n} samples; the estimator needs at least {MIN_SAMPLES}")
+    return compare(*passes.sides()[0], options)
+
+
+def count_runs(model: nn.Module, images: torch.Tensor, names: Sequence[str]) -> dict[str, int]:
+    """How often each of the modules `names` runs in a forward pass, found with the first of `images`.
+
+    Raises ``ValueError`` for a name that is no module of the model, or that does not run.
+    """
+    known = dict(model.named_modules())
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"no module named {', '.join(unknown)}; weight layers: {', '.join(weight_layers(model))}"
+        )
+    runs = dict.fromkeys(names, 0)
+
+    def count(name: str, output: torch.Tensor) -> None:
+        runs[name] += 1
+
+    with _hooked(model, names, count):
+        model(images[:1].to(_device(model, images)))
+    if silent := [name for name, times in runs.items() if times == 0]:
+        raise ValueError(f"modules that did not run in the forward pass: {', '.join(silent)}")
+    return runs
+
+
+def each_output(
+    model: nn.Module, images: torch.Tensor, runs: Mapping[str, int], see: See, *, batch_size: int = 256
+) -> None:
+    """Call see(name, output [b, d]) for every batch of images and every module of `runs`.
+
+    The outputs are those of the modules themselves, before normalisation and activation, flattened: arrays,
+    or tensors on the CUDA device of the model. Each is shown as soon as it is there, so that a
+    network's outputs need not be held together, and is not to be kept: an activation in place overwrites it.
+    Of a module that runs more than once the last output counts; `runs` is from `count_runs`. The model runs
+    in evaluation mode. It and the global random states are left as found, so two calls show the same outputs.
+
+    Raises ``ValueError`` for no images, a batch_size below 1, a module whose output is not one row for each
+    image, and one that ran another number of times than `runs` says.
+    """
+    if len(images) == 0 or batch_size < 1:
+        raise ValueError(
+            f"give at least one image and a batch_size of at least 1, got {len(images)} and {batch_size}"
+        )
+    left: dict[str, int] = {}  # runs still to come in this batch
+    expected = 0
+
+    def arrived(name: str, output: torch.Tensor) -> None:
+        left[name] -= 1
+        if left[name] == 0:
+            if len(output) != expected:
+                raise ValueError(
+                    f"{name} gives {len(output)} rows for {expected} images; it needs one for each"
+                )
+            see(name, checked_samples(output.flatten(1), name, at_least=1))
+
+    device = _device(model, images)
+    with _hooked(model, list(runs), arrived):
+        for batch in images.split(batch_size):
+            left.update(runs)
+            expected = len(batch)
+            model(batch.to(device))
+            if astray := [name for name, times in left.items() if times]:
+                raise ValueError(
+                    f"{', '.join(astray)} ran another number of times than for the first image; layers whose "
+                    "use depends on the input cannot be compared"
+                )
+
+
+@contextmanager
+def _hooked(model: nn.Module, names: Sequence[str], arrived: Arrived) -> Iterator[None]:
+    """The model in evaluation mode, with arrived(name, output) called after each run of a module of `names`;
+    all is as before afterwards.
+    """
+    modules = dict(model.named_modules())
+    with preserve(model), torch.no_grad():
+        model.eval()
+        handles = [
+            modules[name].register_forward_hook(lambda _m, _i, output, name=name: arrived(name, output))
+            for name in names
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _device(model: nn.Module, images: torch.Tensor) -> torch.device:
+    return next(model.parameters(), images).device
