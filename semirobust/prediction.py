@@ -28,12 +28,13 @@ Array = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class ScoreTest:
     """One score. ``pooled``, ``within``: AUCs in [0, 1], 1/2 is chance, below 1/2 successes score lower; None
-    where there are no pairs to compare. ``p_value``: of ``within``, two-sided; ``p_holm``: corrected for all
-    scores tested."""
+    where there are no pairs to compare. ``null``: the middle 95 % of ``within`` over all orders of trials.
+    ``p_value``: of ``within``, two-sided; ``p_holm``: corrected for all scores tested."""
 
     name: str
     pooled: float | None
     within: float | None
+    null: tuple[float, float] | None
     p_value: float | None
     p_holm: float | None
 
@@ -96,7 +97,7 @@ def screen(
     outcomes = later[orders].astype(np.float64)  # [P, T, E]
     pairs = int((later.sum(0) * (~later).sum(0)).sum())
     raw = [_test(name, score, won, outcomes, pairs) for name, score in values.items()]
-    corrected = holm([p for _, _, _, p in raw])
+    corrected = holm([p for *_, p in raw])
     same = math.prod(math.factorial(count) for count in Counter(map(bytes, later)).values())
     return Screening(
         tuple(ScoreTest(*row, p_holm) for row, p_holm in zip(raw, corrected, strict=True)),
@@ -120,13 +121,13 @@ def _orders(trials: int, permutations: int, seed: int) -> tuple[npt.NDArray[np.i
 
 def _test(
     name: str, score: Array, won: Bools, outcomes: Array, pairs: int
-) -> tuple[str, float | None, float | None, float | None]:
-    """(name, pooled, within, p-value) of one score [T, 1 + E]; outcomes [P, T, E], the observed one first."""
+) -> tuple[str, float | None, float | None, tuple[float, float] | None, float | None]:
+    """(name, pooled, within, null, p-value) of a score [T, 1 + E]; outcomes [P, T, E], the observed first."""
     joined = np.concatenate([score[:1, 0], score[:, 1:].ravel()])
     outcome = np.concatenate([won[:1, 0], won[:, 1:].ravel()])
     pooled = auc(joined, outcome) if 0 < outcome.sum() < len(outcome) else None
     if not pairs:
-        return name, pooled, None, None
+        return name, pooled, None, None, None
     total = np.zeros(len(outcomes))
     for epoch in range(outcomes.shape[2]):
         column, wins = score[:, 1 + epoch], outcomes[:, :, epoch]  # [T], [P, T]
@@ -134,7 +135,8 @@ def _test(
         total += ((wins @ above) * (1 - wins)).sum(axis=1)
     within = total / pairs  # [P]
     extreme = np.abs(within - 0.5) >= abs(within[0] - 0.5) - 1e-12
-    return name, pooled, float(within[0]), float(extreme.mean())
+    low, high = np.quantile(within, [0.025, 0.975]).tolist()
+    return name, pooled, float(within[0]), (low, high), float(extreme.mean())
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:

@@ -1,0 +1,138 @@
+"""Every estimator on laws of known mutual information: bias, spread and time over the number of samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from semirobust import measures, runs
+from semirobust.known_truths import (
+    Erasure,
+    Gaussian,
+    Layer,
+    Merging,
+    Overlap,
+    SymmetricChannel,
+)
+from semirobust.measures import Measure
+
+EXPERIMENT = "known_truths"
+
+LAWS = (
+    *(Gaussian(d, r) for d in (1, 4, 32) for r in (0.0, 0.5, 0.9)),
+    SymmetricChannel(2, 0.1),
+    SymmetricChannel(10, 0.2),
+    Merging(8, 2),
+    Layer(2),
+    Layer(32),
+    Overlap(5),
+    Erasure(1, 0.9, 0.5),
+)
+
+#: name -> (measure, the truth it is after)
+ESTIMATORS: dict[str, tuple[Measure, str]] = {
+    "edge": (measures.edge(), "information"),
+    "edge_ensemble": (measures.edge(members=10, renormalise=True), "information"),
+    "ksg": (measures.ksg(), "information"),
+    "classes": (measures.classes(), "information"),
+    "classes_miller_madow": (measures.classes(correction="miller_madow"), "information"),
+    "conditional_entropy": (measures.conditional_entropy(), "conditional_entropy"),
+    "linear_cka": (measures.linear_cka(), "linear_cka"),
+    "hsic": (measures.hsic(), "hsic"),
+    "correlation": (measures.correlation(), "correlation"),
+}
+#: more samples are not tried, as memory and time grow with their square
+LIMIT = {"hsic": 3000}
+
+
+@dataclass(frozen=True)
+class TruthConfig:
+    """One law: how many samples, and how often it is drawn anew for each number of them."""
+
+    law: Any
+    sizes: tuple[int, ...]
+    repeats: int
+    shuffles: int = 1
+    seed: int = 0
+
+
+_SIZES = {
+    "quick": ((100, 300, 1000), 3),
+    "reference": ((100, 200, 500, 1000, 2000, 5000, 10_000), 10),
+    "paper": ((100, 200, 500, 1000, 2000, 5000, 10_000), 100),
+}
+
+
+def plans(profile: str) -> list[TruthConfig]:
+    """One configuration for each law."""
+    sizes, repeats = _SIZES[runs.check_profile(profile)]
+    return [TruthConfig(law, sizes, repeats) for law in LAWS]
+
+
+def run_law(config: TruthConfig) -> dict[str, Any]:
+    """The rows of one law: for each estimator and n, all estimates and controls, and their summary.
+
+    `bias` is None where no truth is known, infinite where the truth is; `seconds` is the median processor
+    time of an estimate with its `shuffles` controls, on one machine.
+    """
+    rows = []
+    for n in config.sizes:
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ESTIMATORS}
+        caps: dict[str, float | None] = {}
+        for repeat in range(config.repeats):
+            x, y = config.law.sample(n, np.random.default_rng([config.seed, n, repeat]))
+            for name, (measure, _) in ESTIMATORS.items():
+                if n <= LIMIT.get(name, n):
+                    began = time.process_time()
+                    result = measure(x, y, shuffles=config.shuffles, seed=repeat)
+                    found[name].append((result.value, result.control, time.process_time() - began))
+                    caps[name] = result.cap
+        rows += [
+            _row(config, name, n, np.array(values), caps[name]) for name, values in found.items() if values
+        ]
+    return {"label": config.law.label, "bits": config.law.bits, "truths": config.law.truths, "rows": rows}
+
+
+def _row(config: TruthConfig, name: str, n: int, values: np.ndarray, cap: float | None) -> dict[str, Any]:
+    """values [repeats, 3]: estimate, control, seconds."""
+    estimates, controls, seconds = values.T
+    measure, quantity = ESTIMATORS[name]
+    truth = config.law.truths.get(quantity)
+    return {
+        "measure": name,
+        "unit": measure.unit,
+        "n": n,
+        "truth": truth,
+        "values": estimates,
+        "controls": controls,
+        "mean": estimates.mean(),
+        "bias": None if truth is None else estimates.mean() - truth,
+        "spread": estimates.std(ddof=1),
+        "control": controls.mean(),
+        "cap": cap,
+        "log2_n": np.log2(n),
+        "seconds": np.median(seconds),
+    }
+
+
+def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
+    """Compute (or load) all laws of a profile."""
+    records = []
+    for config in plans(profile):
+        record = runs.run(config, run_law, experiment=EXPERIMENT, profile=profile)
+        say(f"{config.law.label} in {record.path.name}")
+        records.append(record)
+    return records
+
+
+def table(records: list[runs.Record]) -> list[dict[str, Any]]:
+    """All rows of stored laws in one list, each with the label and the class name of its law."""
+    return [
+        {"law": record.metrics["label"], "kind": record.config["law"]["class"]} | row
+        for record in records
+        for row in record.metrics["rows"]
+    ]

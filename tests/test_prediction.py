@@ -1,0 +1,275 @@
+"""Which score predicts success: permutation tests against ``rho``, Holm, and the experiment."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semirobust import measures, prediction, rho, runs, training
+from semirobust.experiments import networks
+from semirobust.experiments import prediction as experiment
+from semirobust.prediction import holm, screen
+from semirobust.rho import Measurement
+from semirobust.training import PGD
+
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def random_trials(seed: int, trials: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores with ties, [T, 1 + E], and outcomes; all trials share their start."""
+    rng = np.random.default_rng(seed)
+    score = rng.integers(0, 4, (trials, 1 + epochs)).astype(float)
+    success = rng.random((trials, 1 + epochs)) < 0.5
+    score[:, 0], success[:, 0] = score[0, 0], False
+    return score, success
+
+
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 4))
+@FEW
+def test_the_same_as_the_plain_version_of_algorithm_1(seed: int, trials: int, epochs: int) -> None:
+    score, success = random_trials(seed, trials, epochs)
+    made = [
+        [Measurement(e, float(won[e]), {"pgd": 0.0}, (row[e],), (0.0,)) for e in range(1 + epochs)]
+        for row, won in zip(score, success, strict=True)
+    ]
+    slow = rho.predicts_success(made, 1.0, 0, permutations=1000)
+    found = screen({"s": score}, success)
+    (test,) = found.tests
+    assert (found.successes, found.failures) == (success[:, 1:].sum(), (~success[:, 1:]).sum())
+    assert found.exact and (test.within is None) == (slow.within is None)
+    assert test.pooled == slow.pooled
+    if test.within is not None:
+        assert test.within == pytest.approx(slow.within)
+        assert test.p_value == pytest.approx(slow.p_value) and found.orders == math.factorial(trials)
+        assert test.p_value >= found.smallest_p - 1e-12
+
+
+def test_smallest_p_is_reached_and_never_beaten() -> None:
+    """Four trials that succeed from epoch 1, 2, 3 and never: every order differs."""
+    success = np.array([[False, e <= 0, e <= 1, e <= 2] for e in range(4)])
+    perfect = np.repeat([[4.0], [3.0], [2.0], [1.0]], 4, axis=1)
+    found = screen({"perfect": perfect, "its opposite": -perfect}, success)
+    assert found.smallest_p == 1 / 24 and found.smallest_holm == 2 / 24
+    # two-sided: the reversed order is as extreme where all ranks reverse
+    assert found.tests[0].within == 1 and found.tests[1].within == 0
+    assert found.tests[0].p_value == found.tests[1].p_value >= found.smallest_p
+    twins = np.array([[False, True]] * 2 + [[False, False]] * 4)
+    assert screen({"s": np.arange(12.0).reshape(6, 2)}, twins).smallest_p == 2 * 24 / 720
+    best = min(
+        screen({"s": np.array([[0.0, v] for v in order])}, twins).tests[0].p_value
+        for order in itertools.permutations(range(6))
+    )
+    assert best >= 48 / 720
+
+
+def test_random_orders_and_their_floor() -> None:
+    rng = np.random.default_rng(0)
+    success = np.hstack([np.zeros((9, 1), bool), np.arange(9)[:, None] > np.array([1, 3, 5])])
+    score = rng.standard_normal((9, 4))
+    found = screen({"s": score}, success, permutations=500, seed=1)
+    assert not found.exact and found.orders == 500 and found.smallest_p >= 1 / 500
+    assert found == screen({"s": score}, success, permutations=500, seed=1)
+    other = screen({"s": score}, success, permutations=5000, seed=2)
+    assert found.tests[0].p_value == pytest.approx(other.tests[0].p_value, abs=0.08)
+
+
+def test_p_values_are_uniform_when_nothing_predicts() -> None:
+    """Independent scores: 5 % tests reject about 5 times in 100, and corrected ones hardly ever any."""
+    _, success = random_trials(3, 6, 3)
+    rng = np.random.default_rng(0)
+    scores = {str(i): rng.standard_normal((6, 4)) for i in range(100)}
+    found = screen(scores, success)
+    p_values = np.array([test.p_value for test in found.tests])
+    assert (p_values <= 0.05).sum() <= 12
+    assert 0.35 < p_values.mean() < 0.65
+    assert min(test.p_holm for test in found.tests) > 0.05
+
+
+def test_drift_does_not_predict() -> None:
+    """Score and success both rise with the epoch: pooled looks perfect, within sees nothing."""
+    success = np.tile([False, False, True], (4, 1))
+    found = screen({"drift": np.tile([0.0, 1.0, 2.0], (4, 1))}, success)
+    assert found.tests[0].pooled == 1 and found.tests[0].within is None and found.tests[0].p_holm is None
+    assert found.pairs == 0 and found.smallest_p == 1
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # Holm's own kind of example
+        ([0.5, None, 0.5], [1.0, None, 1.0]),
+        ([0.2], [0.2]),
+        ([None], [None]),
+        ([], []),
+    ],
+)
+def test_holm(p_values, expected) -> None:
+    assert holm(p_values) == [pytest.approx(p) if p is not None else None for p in expected]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@FEW
+def test_holm_is_between_the_raw_value_and_bonferroni(p_values: list[float]) -> None:
+    for raw, corrected in zip(p_values, holm(list(p_values)), strict=True):
+        assert raw <= corrected <= min(1.0, len(p_values) * raw) + 1e-12 or corrected == 1.0
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(np.array(holm(list(p_values)))[order]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "success", "message"),
+    [
+        ({}, np.zeros((2, 2)), "no scores"),
+        ({"s": np.zeros((2, 2))}, np.zeros((1, 2)), "trials >= 2"),
+        ({"s": np.zeros((2, 1))}, np.zeros((2, 1)), "epochs >= 2"),
+        ({"s": np.zeros((2, 3))}, np.zeros((2, 2)), r"'s' has shape \(2, 3\)"),
+        ({"s": np.full((2, 2), np.nan)}, np.zeros((2, 2)), "finite"),
+    ],
+)
+def test_bad_input(scores, success, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        screen(scores, success)
+
+
+# --- the experiment ---
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[experiment.Plan, list[runs.Record]]:
+    """Two trials of one epoch on a network of width 2."""
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    attack = PGD(0.1, 0.05, 1)
+    pair = networks.pair(recipe, attack, dataset="digits", size=16, model="resnet18", width=2, holdout=50)
+    plan = experiment.Plan("tiny", pair, 2, 2, 0.1, (0.01, 0.1), 64, 50, 300, 1, 32)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("RESULTS", "CACHE"):
+            patch.setenv(f"SEMIROBUST_{variable}", str(tmp_path_factory.mktemp(variable.lower())))
+        patch.setattr(experiment, "plan", lambda profile: plan)
+        assert experiment.stored("quick") is None
+        records = experiment.run("quick")
+        assert [record.metrics for record in experiment.stored("quick")] == [r.metrics for r in records]
+    return plan, records
+
+
+def test_a_trial_logs_every_measure_at_every_epoch(trials) -> None:
+    _, records = trials
+    names = {*experiment.WITHIN, "conditional_entropy", "label_information", "sensitivity"}
+    assert set(experiment.WITHIN) < set(measures.MEASURES)
+    for record in records:
+        assert [row["epoch"] for row in record.metrics["epochs"]] == [0, 1]
+        assert len(record.metrics["layers"]) == 2 and record.metrics["n_test"] == 300
+        for row in record.metrics["epochs"]:
+            assert row["measures"].keys() == names
+            for found in row["measures"].values():
+                assert len(found["values"]) == len(found["controls"]) == 2
+                assert np.isfinite(found["values"]).all() and np.isfinite(found["controls"]).all()
+    first, second = (record.metrics["epochs"] for record in records)
+    experiment._start.cache_clear()
+    fresh = experiment.run_trial(trials[0].trial(1))["epochs"]
+    assert first[0] == second[0] == fresh[0], "all trials share their start"
+    assert second[1] == fresh[1], "what was measured at the start does not touch what follows"
+    assert first[1]["measures"] != second[1]["measures"]
+    sensitivity = first[1]["measures"]["sensitivity"]
+    assert all(
+        0 < value < control
+        for value, control in zip(sensitivity["values"], sensitivity["controls"], strict=True)
+    )
+
+
+def test_trials_draw_their_own_rates(trials) -> None:
+    plan, _ = trials
+    rates = [plan.trial(number).fine_tune.lr for number in range(50)]
+    assert all(0.01 <= rate <= 0.1 for rate in rates) and len(set(rates)) == 50
+    assert np.median(rates) == pytest.approx(math.sqrt(0.01 * 0.1), rel=0.3)  # uniform in the logarithm
+    assert plan.trial(3) == plan.trial(3) and plan.trial(3).fine_tune.seed == 4
+
+
+def test_scores_and_outcomes_are_what_was_logged(trials) -> None:
+    plan, records = trials
+    scores = experiment.scores(records)
+    assert len(scores) == 2 * 9
+    later = records[0].metrics["layers"][1][1]
+    row = records[1].metrics["epochs"][1]["measures"]["edge"]
+    assert scores[f"edge, {later}"][1, 1] == row["values"][1]
+    assert scores[f"edge_excess, {later}"][1, 1] == row["values"][1] - row["controls"][1]
+    acc = records[0].metrics["acc_star_validation"]
+    within = acc - records[0].metrics["epochs"][1]["validation_accuracy"]
+    assert (
+        experiment.outcomes(records, within + 1e-9)[0, 1]
+        and not experiment.outcomes(records, within - 1e-9)[0, 1]
+    )
+    found = experiment.read(records, plan.k)
+    assert [test.name for test in found.tests] == list(scores)
+    assert isinstance(found, prediction.Screening)
+
+
+def made_records(predictive: float) -> list[runs.Record]:
+    """Sixteen trials that succeed from an epoch of their own; `a, last` follows that in the first half, and
+    ``predictive`` times as much in the second."""
+    records = []
+    for number, order in enumerate([*np.random.default_rng(0).permutation(8)] * 2):
+        sign = 1.0 if number < 8 else predictive
+        rows = [
+            {
+                "validation_accuracy": float(epoch > order / 2),
+                "measures": {
+                    name: {"values": [value], "controls": [0.0]}
+                    for name, value in (("a", sign * -order), ("edge", float((7 * number) % 16)))
+                },
+            }
+            for epoch in range(5)
+        ]
+        metrics = {"acc_star_validation": 1.0, "layers": [["first", "last"]], "epochs": rows}
+        records.append(SimpleNamespace(metrics=metrics))
+    return records  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("predictive", "holds"), [(1.0, True), (-1.0, False), (0.0, False)])
+def test_what_the_first_half_finds_must_hold_in_the_second(predictive: float, holds: bool) -> None:
+    """As strong with the opposite sign is no replication."""
+    result = experiment.replicate(made_records(predictive), 0.0, permutations=2000)
+    assert [test.name for test in result.found] == ["a, last"]
+    assert result.found[0].within == 1 and result.again is not None and len(result.again.tests) == 1
+    again = result.again.tests[0]
+    assert again.p_holm == again.p_value, "one finding, one test"
+    assert again.within == {1.0: 1.0, -1.0: 0.0, 0.0: 0.5}[predictive]
+    assert [test.name for test in result.held] == ["a, last"] * holds
+    assert len(result.first.tests) == len(result.second.tests) == 3
+
+
+def test_nothing_found_is_nothing_tested_again() -> None:
+    records = made_records(1.0)
+    result = experiment.replicate(records[:4] + records[8:12], 0.0)
+    assert result.found == result.held == () and result.again is None
+    assert result.first.smallest_holm > 0.05
+
+
+def test_null_band_is_that_of_the_orders() -> None:
+    """The AUC of one success among six trials is uniform on 0, 1/5, ..., 1."""
+    success = np.zeros((6, 2), dtype=bool)
+    success[0, 1] = True
+    test = screen({"s": np.tile(np.arange(6.0)[:, None], (1, 2))}, success).tests[0]
+    assert test.null == (0.0, 1.0) and test.within == 0
+    rng = np.random.default_rng(0)
+    _, success = random_trials(3, 6, 3)
+    found = screen({str(i): rng.standard_normal((6, 4)) for i in range(100)}, success)
+    outside = sum(not t.null[0] <= t.within <= t.null[1] for t in found.tests)  # type: ignore[index,operator]
+    assert 0 < outside <= 12
+
+
+def test_plans() -> None:
+    for profile in ("quick", "reference", "paper"):
+        plan = experiment.plan(profile)
+        assert plan.trials >= 16 and plan.trials % 2 == 0 and plan.pair in networks.PAIRS[profile].values()
+        configs = [plan.trial(number) for number in range(plan.trials)]
+        assert len({runs.config_hash(config) for config in configs}) == plan.trials
+        assert len({replace(c.fine_tune, lr=1.0, seed=0) for c in configs}) == 1
+    with pytest.raises(ValueError, match="known: quick"):
+        experiment.plan("quik")
