@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import data, models, runs, storage, training
+from semirobust import data, models, rho, runs, storage, training
 from semirobust.training import PGD, TrainConfig
 
 
@@ -58,6 +58,19 @@ class Pair:
         """The threat model: that of adversarial training."""
         assert self.robust.train.attack is not None
         return self.robust.train.attack
+
+
+@dataclass(frozen=True)
+class FineTunedConfig:
+    """(f_a*, f_b~): the last epoch of one trial of Algorithm 1; ``fine_tune.seed`` numbers the trial.
+
+    ``n_images``: how many training images f_b is fine-tuned on, the first of the pair's.
+    """
+
+    pair: Pair
+    n_fb: int
+    fine_tune: TrainConfig
+    n_images: int
 
 
 def pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
@@ -176,3 +189,50 @@ def _train(
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         logs = train()
     return model.state_dict(), {"epochs": [asdict(log) for log in logs], "n_train": len(images)}
+
+
+def fine_tuning_images(config: NetworkConfig, limit: int, validation: int) -> data.Images:
+    """The first ``limit`` images that the network is trained on, but for those among the last ``validation``
+    of the training set: what a trial of Algorithm 1 fine-tunes f_b on."""
+    pool = training_images(config)
+    return pool.subset(range(min(limit, len(pool) - max(0, validation - config.holdout))))
+
+
+def fine_tuned(
+    pair: Pair,
+    n_fb: int,
+    fine_tune: TrainConfig,
+    *,
+    limit: int,
+    validation: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[nn.Module, Mapping[str, Any]]:
+    """((f_a*, f_b~) in evaluation mode, how it was made): the network of `rho.trial` after its last epoch,
+    from the cache or made now; f_b is fine-tuned on ``fine_tuning_images(pair.robust, limit, validation)``.
+
+    With the ``fine_tune`` and sizes of a trial of Algorithm 1 this is the network that the trial ends with.
+    """
+    images = fine_tuning_images(pair.robust, limit, validation)
+    robust = trained(pair.robust, say=say)[0]
+    state, meta = runs.network(
+        FineTunedConfig(pair, n_fb, fine_tune, len(images)),
+        partial(_fine_tune, robust=robust, images=images, say=say),
+    )
+    model = build(pair.robust)
+    model.load_state_dict(state)
+    return model.eval(), meta
+
+
+def _fine_tune(
+    config: FineTunedConfig,
+    checkpoints: Path,
+    *,
+    robust: nn.Module,
+    images: data.Images,
+    say: Callable[[str], None],
+) -> dict[str, torch.Tensor]:
+    standard = trained(config.pair.standard, say=say)[0].state_dict()
+    last = robust
+    for epoch, last in rho.trial(robust, standard, config.n_fb, images, config.fine_tune):  # noqa: B007
+        say(f"f_b of {config.n_fb} layers: epoch {epoch} of {config.fine_tune.epochs}")
+    return last.state_dict()
