@@ -4,21 +4,23 @@ papers."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from semirobust import runs
 
 Say = Callable[[str], None]
 
-
-def _algorithm_1(profile: str, say: Say) -> None:
-    from semirobust.experiments import algorithm_1
-
-    for plan in algorithm_1.plans(profile):
-        algorithm_1.run_plan(plan, profile, say=say)
-
-
-#: name -> function(profile, say) that computes or loads all its runs
-EXPERIMENTS: dict[str, Callable[[str, Say], None]] = {"algorithm_1": _algorithm_1}
+#: the modules of this package that make results, in a sensible order; each has ``plans`` and ``run_plan``,
+#: or ``run`` for all of a profile
+EXPERIMENTS = (
+    "algorithm_1",
+    "layerwise",
+    "performance",
+    "known_truths",
+    "saturation",
+    "prediction",
+    "table_2",
+)
 
 
 def main(name: str, profile: str, *, say: Say = lambda line: None) -> None:
@@ -28,4 +30,10 @@ def main(name: str, profile: str, *, say: Say = lambda line: None) -> None:
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
-    EXPERIMENTS[name](runs.check_profile(profile), say)
+    runs.check_profile(profile)
+    experiment = import_module(f"{__name__}.{name}")  # on demand: some need torch, others are quick to load
+    if hasattr(experiment, "run_plan"):
+        for plan in experiment.plans(profile):
+            experiment.run_plan(plan, profile, say=say)
+    else:
+        experiment.run(profile, say=say)
