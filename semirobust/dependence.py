@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from semirobust._classes import by_class, check_shuffles, shuffled
 from semirobust._projection import TwoPasses
 from semirobust.edge import (
-    MIN_SAMPLES,
     SATURATION_BITS,
     EdgeOptions,
     Estimate,
@@ -111,8 +111,8 @@ def class_conditional(
             pass. Outputs that are not finite, naming the layer and the class.
         TypeError: images that are not floating point, labels that are not integers, an unknown option.
     """
-    options = EdgeOptions(**edge_options)
-    classes = _samples_by_class(labels, len(images), shuffles)
+    options, shuffles = EdgeOptions(**edge_options), check_shuffles(shuffles)
+    classes = by_class(labels, len(images))
     _check_images(images)
     wanted = _layer_pairs(model, pairs, n_last)
     names = list(dict.fromkeys(name for pair in wanted for name in pair))
@@ -142,11 +142,11 @@ def class_conditional_arrays(
     `names` are those of the two layers in the result; the other options and the errors are those of
     `class_conditional`.
     """
-    options = EdgeOptions(**edge_options)
+    options, shuffles = EdgeOptions(**edge_options), check_shuffles(shuffles)
     x, y = checked_samples(x, "x"), checked_samples(y, "y")
     if len(x) != len(y):
         raise ValueError(f"x has {len(x)} samples and y has {len(y)}; row i of both must be the same sample")
-    classes = _samples_by_class(labels, len(x), shuffles)
+    classes = by_class(labels, len(x))
     results = []
     for label, index in classes.items():
         passes = TwoPasses([("x", "y")], where=f" (class {label})")
@@ -162,8 +162,7 @@ def _one_class(
     sides: Sequence[tuple[Side, Side]], label: int, seed: int, shuffles: int, options: EdgeOptions
 ) -> list[tuple[Estimate, float]]:
     """Estimate and control of each pair of sides, all of the samples of one class."""
-    rng = np.random.default_rng([seed, label])
-    orders = [rng.permutation(len(sides[0][0].coordinates)) for _ in range(shuffles)]
+    orders = shuffled(len(sides[0][0].coordinates), shuffles, seed, label)
     results = []
     for x, y in sides:
         controls = [compare(x, y.reordered(order), options).bits for order in orders]
@@ -202,33 +201,6 @@ def _combine(
             )
         )
     return combined
-
-
-def _samples_by_class(
-    labels: npt.ArrayLike | torch.Tensor, n: int, shuffles: int
-) -> dict[int, npt.NDArray[np.int64]]:
-    """Class -> the positions of its samples, after checks of the labels (and of the number of shuffles)."""
-    if shuffles < 1:
-        raise ValueError(f"shuffles is {shuffles}; the control needs at least 1")
-    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(
-            f"labels have dtype {array.dtype}; pass class numbers as integers, e.g. labels.long()"
-        )
-    if array.shape != (n,):
-        raise ValueError(f"labels have shape {array.shape}; expected one class number per sample, ({n},)")
-    if n == 0:
-        raise ValueError("there are no samples")
-    if array.min() < 0:
-        raise ValueError(f"labels contain {array.min()}; class numbers start at 0")
-    classes = {int(label): np.flatnonzero(array == label) for label in np.unique(array)}
-    for label, index in classes.items():
-        if len(index) < MIN_SAMPLES:
-            raise ValueError(
-                f"class {label} has {len(index)} samples; an estimate needs at least {MIN_SAMPLES}: "
-                f"pass more of that class, or leave it out (keep = labels != {label})"
-            )
-    return classes
 
 
 def _check_images(images: torch.Tensor) -> None:

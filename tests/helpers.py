@@ -92,3 +92,9 @@ def changed(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor
         return tensor.detach().cpu().contiguous().numpy().tobytes()
 
     return [name for name in before if bits(before[name]) != bits(after[name])]
+
+
+def use_store(store, patch) -> None:
+    """Results, trained networks and figures in one folder, for tests that look at the same stored runs."""
+    for variable in ("RESULTS", "CACHE", "FIGURES"):
+        patch.setenv(f"SEMIROBUST_{variable}", str(store / variable.lower()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import use_store
 
 from semirobust import __main__, experiments, runs, training
 from semirobust.experiments import algorithm_1, networks, tables
@@ -63,15 +64,10 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-def _use(store, patch):
-    for variable in ("RESULTS", "CACHE", "FIGURES"):
-        patch.setenv(f"SEMIROBUST_{variable}", str(store / variable.lower()))
-
-
 @pytest.fixture(autouse=True)
 def own_folders(store, monkeypatch):
     """One folder for this file: its tests look at the same stored runs."""
-    _use(store, monkeypatch)
+    use_store(store, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +82,7 @@ def outcome(store):
         "tiny", pair, (1, 4), 1, algorithm_1.Sizes(64, 100, 300, 20, steps=3, queries=20), fine_tune
     )
     with pytest.MonkeyPatch.context() as patch:
-        _use(store, patch)
+        use_store(store, patch)
         return algorithm_1.run_plan(plan, "quick")
 
 

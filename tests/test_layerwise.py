@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import tiny_network
+from helpers import tiny_network, use_store
 from torch import nn
 
 from semirobust import attacks, correlation, experiments, layers, runs, training
@@ -21,15 +21,10 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-def _use(store, patch):
-    for variable in ("RESULTS", "CACHE", "FIGURES"):
-        patch.setenv(f"SEMIROBUST_{variable}", str(store / variable.lower()))
-
-
 @pytest.fixture(autouse=True)
 def own_folders(store, monkeypatch):
     """One folder for this file: its tests look at the same stored runs."""
-    _use(store, monkeypatch)
+    use_store(store, monkeypatch)
 
 
 PAIR = networks.pair(
@@ -59,7 +54,7 @@ PLAN = layerwise.Plan(
 @pytest.fixture(scope="module")
 def outcome(store):
     with pytest.MonkeyPatch.context() as patch:
-        _use(store, patch)
+        use_store(store, patch)
         return layerwise.run_plan(PLAN, "quick")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import changed, snapshot, tiny_network
+from helpers import changed, snapshot, tiny_network, use_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -26,15 +26,10 @@ def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
-def _use(store, patch):
-    for variable in ("RESULTS", "CACHE", "FIGURES"):
-        patch.setenv(f"SEMIROBUST_{variable}", str(store / variable.lower()))
-
-
 @pytest.fixture(autouse=True)
 def own_folders(store, monkeypatch):
     """One folder for this file: its tests look at the same stored runs."""
-    _use(store, monkeypatch)
+    use_store(store, monkeypatch)
 
 
 PAIR = networks.pair(
@@ -61,7 +56,7 @@ PLAN = performance.Plan(
 @pytest.fixture(scope="module")
 def outcome(store):
     with pytest.MonkeyPatch.context() as patch:
-        _use(store, patch)
+        use_store(store, patch)
         return performance.run_plan(PLAN, "quick")
 
 

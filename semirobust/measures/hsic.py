@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from semirobust._classes import Integers
 from semirobust.measures.linear import centred
-from semirobust.measures.protocol import Array, Integers, Measure, Score
+from semirobust.measures.protocol import Array, Measure, Score
 
 
 def hsic(*, biased: bool = False) -> Measure:

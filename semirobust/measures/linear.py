@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from semirobust.measures.protocol import Array, Integers, Measure, Score, standardised
+from semirobust._classes import Integers
+from semirobust.measures.protocol import Array, Measure, Score, standardised
 
 TINY = 1e-13  # of the size of a Gram matrix: what rounding leaves of one without variance
 BLOCK_COLUMNS = 2048

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from semirobust.measures.protocol import Array, Integers, Measure, Score
+from semirobust._classes import Integers
+from semirobust.measures.protocol import Array, Measure, Score
 
 
 def sensitivity() -> Measure:
