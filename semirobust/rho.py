@@ -122,6 +122,11 @@ class Reading:
         return float(np.mean(taken)) if taken else None
 
 
+def reaches(accuracy: float, acc_star: float, k: float) -> bool:
+    """Acc* - Acc <= k for shares of images: 68.5 % reaches 78.5 % less 10 points, whatever float64 makes of it."""
+    return acc_star - accuracy <= k + 1e-9
+
+
 def printed(trials: Sequence[Trial], acc_star: float, attack: str, *, k: float = 0.0) -> Reading:
     """Algorithm 1 as printed: a trial stops at the first epoch e >= 1 with Acc* - Acc_t^e <= k on the *test*
     set.
@@ -130,7 +135,7 @@ def printed(trials: Sequence[Trial], acc_star: float, attack: str, *, k: float =
     the test set).
     """
     _check(trials, attack)
-    stops = [_first(trial, lambda m: acc_star - m.test_accuracy[attack] <= k) for trial in trials]
+    stops = [_first(trial, lambda m: reaches(m.test_accuracy[attack], acc_star, k)) for trial in trials]
     ends = [stop if stop is not None else trial[-1].epoch for trial, stop in zip(trials, stops, strict=True)]
     at_end = [_at(trial, end) for trial, end in zip(trials, ends, strict=True)]
     best = max(
@@ -163,7 +168,9 @@ def sound(trials: Sequence[Trial], acc_star_validation: float, attack: str, *, k
     validation epoch.
     """
     _check(trials, attack)
-    stops = [_first(trial, lambda m: acc_star_validation - m.validation_accuracy <= k) for trial in trials]
+    stops = [
+        _first(trial, lambda m: reaches(m.validation_accuracy, acc_star_validation, k)) for trial in trials
+    ]
     ends = [
         stop if stop is not None else max(trial[1:], key=lambda m: m.validation_accuracy).epoch
         for trial, stop in zip(trials, stops, strict=True)
@@ -247,7 +254,7 @@ def predicts_success(
         raise ValueError("trials of one and the same number of epochs are needed")
     bits = np.array([[m.dependence_bits[layer] for m in trial] for trial in trials])  # [T, 1 + E]
     success = np.array(
-        [[acc_star_validation - m.validation_accuracy <= k for m in trial] for trial in trials]
+        [[reaches(m.validation_accuracy, acc_star_validation, k) for m in trial] for trial in trials]
     )
     joined = np.concatenate([bits[:1, 0], bits[:, 1:].ravel()])
     outcomes = np.concatenate([success[:1, 0], success[:, 1:].ravel()])

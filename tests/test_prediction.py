@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semirobust import measures, prediction, rho, runs, training
-from semirobust.experiments import networks
+from semirobust.experiments import networks, replication
 from semirobust.experiments import prediction as experiment
 from semirobust.prediction import holm, screen
 from semirobust.rho import Measurement
@@ -147,14 +147,13 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[experiment.Plan, l
     recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
     attack = PGD(0.1, 0.05, 1)
     pair = networks.pair(recipe, attack, dataset="digits", size=16, model="resnet18", width=2, holdout=50)
-    plan = experiment.Plan("tiny", pair, 2, 2, 0.1, (0.01, 0.1), 64, 50, 300, 1, 32)
+    plan = experiment.Plan("tiny", pair, 2, 2, 1, 0.1, (0.01, 0.1), 64, 50, 300, 1, 32)
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("RESULTS", "CACHE"):
             patch.setenv(f"SEMIROBUST_{variable}", str(tmp_path_factory.mktemp(variable.lower())))
-        patch.setattr(experiment, "plan", lambda profile: plan)
-        assert experiment.stored("quick") is None
-        records = experiment.run("quick")
-        assert [record.metrics for record in experiment.stored("quick")] == [r.metrics for r in records]
+        assert experiment.stored(plan, "quick") is None
+        records = experiment.run_plan(plan, "quick")
+        assert [r.metrics for r in experiment.stored(plan, "quick")] == [r.metrics for r in records]
     return plan, records
 
 
@@ -172,6 +171,7 @@ def test_a_trial_logs_every_measure_at_every_epoch(trials) -> None:
                 assert np.isfinite(found["values"]).all() and np.isfinite(found["controls"]).all()
     first, second = (record.metrics["epochs"] for record in records)
     experiment._start.cache_clear()
+    experiment._networks.cache_clear()
     fresh = experiment.run_trial(trials[0].trial(1))["epochs"]
     assert first[0] == second[0] == fresh[0], "all trials share their start"
     assert second[1] == fresh[1], "what was measured at the start does not touch what follows"
@@ -193,7 +193,7 @@ def test_trials_draw_their_own_rates(trials) -> None:
 
 def test_scores_and_outcomes_are_what_was_logged(trials) -> None:
     plan, records = trials
-    scores = experiment.scores(records)
+    scores = replication.scores(records)
     assert len(scores) == 2 * 9
     later = records[0].metrics["layers"][1][1]
     row = records[1].metrics["epochs"][1]["measures"]["edge"]
@@ -202,10 +202,10 @@ def test_scores_and_outcomes_are_what_was_logged(trials) -> None:
     acc = records[0].metrics["acc_star_validation"]
     within = acc - records[0].metrics["epochs"][1]["validation_accuracy"]
     assert (
-        experiment.outcomes(records, within + 1e-9)[0, 1]
-        and not experiment.outcomes(records, within - 1e-9)[0, 1]
+        replication.outcomes(records, within + 1e-9)[0, 1]
+        and not replication.outcomes(records, within - 1e-9)[0, 1]
     )
-    found = experiment.read(records, plan.k)
+    found = replication.read(records, plan.k)
     assert [test.name for test in found.tests] == list(scores)
     assert isinstance(found, prediction.Screening)
 
@@ -227,26 +227,38 @@ def made_records(predictive: float) -> list[runs.Record]:
             for epoch in range(5)
         ]
         metrics = {"acc_star_validation": 1.0, "layers": [["first", "last"]], "epochs": rows}
-        records.append(SimpleNamespace(metrics=metrics))
+        config = {"fine_tune": {"lr": 8.0 ** int((order + 1) // 2)}}
+        records.append(SimpleNamespace(metrics=metrics, config=config))
     return records  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(("predictive", "holds"), [(1.0, True), (-1.0, False), (0.0, False)])
 def test_what_the_first_half_finds_must_hold_in_the_second(predictive: float, holds: bool) -> None:
     """As strong with the opposite sign is no replication."""
-    result = experiment.replicate(made_records(predictive), 0.0, permutations=2000)
+    result = replication.replicate(made_records(predictive), 0.0, 8, permutations=2000)
     assert [test.name for test in result.found] == ["a, last"]
     assert result.found[0].within == 1 and result.again is not None and len(result.again.tests) == 1
     again = result.again.tests[0]
     assert again.p_holm == again.p_value, "one finding, one test"
     assert again.within == {1.0: 1.0, -1.0: 0.0, 0.0: 0.5}[predictive]
     assert [test.name for test in result.held] == ["a, last"] * holds
-    assert len(result.first.tests) == len(result.second.tests) == 3
+    assert len(result.first.tests) == len(result.rest.tests) == 3
+
+
+def test_an_accuracy_at_the_margin_is_a_success() -> None:
+    """137 and 117 right of 200, k = 20 of 200: a difference of 0.10000000000000009 in doubles."""
+    metrics = {
+        "acc_star_validation": 137 / 200,
+        "epochs": [{"validation_accuracy": n / 200} for n in (117, 116)],
+    }
+    record = SimpleNamespace(metrics=metrics)
+    assert 137 / 200 - 117 / 200 > 0.1
+    assert replication.outcomes([record], 0.1).tolist() == [[True, False]]  # type: ignore[list-item]
 
 
 def test_nothing_found_is_nothing_tested_again() -> None:
     records = made_records(1.0)
-    result = experiment.replicate(records[:4] + records[8:12], 0.0)
+    result = replication.replicate(records[:4] + records[8:12], 0.0, 4)
     assert result.found == result.held == () and result.again is None
     assert result.first.smallest_holm > 0.05
 
@@ -264,12 +276,49 @@ def test_null_band_is_that_of_the_orders() -> None:
     assert 0 < outside <= 12
 
 
+def test_the_rate_as_a_predictor() -> None:
+    """Low orders succeed first, and the rate rises with the order."""
+    records = made_records(1.0)
+    known, won = replication.rate_scores(records, 0.0, 8), replication.outcomes(records, 0.0)
+    assert np.allclose(np.exp(known["learning rate"]), replication.rates(records)[:, None])
+    good = np.log(replication.rates(records)[:8][won[:8, 1]])
+    assert sorted(good) == pytest.approx([0.0, np.log(8)]), "orders 0 and 1 succeed in the first epoch"
+    distance = np.abs(np.log(replication.rates(records)) - np.log(8) / 2)
+    assert known["nearness to good rates"][:, 1] == pytest.approx(-distance)
+    fresh = {name: score[8:] for name, score in known.items()}
+    rate, near = screen(fresh, won[8:]).tests
+    assert rate.within == pytest.approx(0, abs=0.05) and near.within is not None and near.within > 0.5
+    never = replication.rate_scores(records, -2.0, 8)["nearness to good rates"]
+    assert (never == 0).all(), "nobody succeeds"
+
+
+def test_at_equal_rate_only_pairs_of_nearly_the_same_rate_count() -> None:
+    """Orders 2 i - 1 and 2 i share a rate; `a` tells them apart in the first half, backwards later."""
+    forwards, backwards = made_records(1.0)[:8], made_records(-1.0)[8:]
+    pairs, found = replication.at_equal_rate(forwards, 0.0)
+    won = replication.outcomes(forwards, 0.0)[:, 1:]
+    rate = replication.rates(forwards)
+    counted = [
+        (i, j, e)
+        for e in range(won.shape[1])
+        for i, j in itertools.permutations(range(8), 2)
+        if won[i, e] and not won[j, e] and rate[i] == rate[j]
+    ]
+    assert pairs == len(counted) > 0 and found["a, last"] == 1
+    assert replication.at_equal_rate(backwards, 0.0)[1]["a, last"] == 0
+    everything = replication.at_equal_rate(forwards, 0.0, factor=1e9)
+    assert everything[0] == screen(replication.scores(forwards), np.insert(won, 0, False, 1)).pairs > pairs
+    with pytest.raises(ValueError, match="larger one"):
+        replication.at_equal_rate(forwards[:1], 0.0)
+
+
 def test_plans() -> None:
+    known = {id(pair) for pairs in networks.PAIRS.values() for pair in pairs.values()}
     for profile in ("quick", "reference", "paper"):
-        plan = experiment.plan(profile)
-        assert plan.trials >= 16 and plan.trials % 2 == 0 and plan.pair in networks.PAIRS[profile].values()
-        configs = [plan.trial(number) for number in range(plan.trials)]
-        assert len({runs.config_hash(config) for config in configs}) == plan.trials
-        assert len({replace(c.fine_tune, lr=1.0, seed=0) for c in configs}) == 1
+        for plan in experiment.plans(profile):
+            assert plan.trials >= 14 and 0 < plan.first < plan.trials and id(plan.pair) in known
+            configs = [plan.trial(number) for number in range(plan.trials)]
+            assert len({runs.config_hash(config) for config in configs}) == plan.trials
+            assert len({replace(c.fine_tune, lr=1.0, seed=0) for c in configs}) == 1
     with pytest.raises(ValueError, match="known: quick"):
-        experiment.plan("quik")
+        experiment.plans("quik")

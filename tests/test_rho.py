@@ -55,6 +55,14 @@ def test_a_larger_k_is_reached_earlier_and_epoch_zero_never_counts():
     assert rho.printed([trajectory], 0.5, "pgd", k=0.05).epochs == (1,)
 
 
+def test_success_is_decided_on_shares_of_images_not_on_their_rounding():
+    assert 0.685 - 0.585 > 0.1  # in float64
+    trajectory = make([0.1, 0.585, 0.5])
+    assert rho.printed([trajectory], 0.685, "pgd", k=0.1).epochs == (1,)
+    assert rho.sound([trajectory], 0.685, "pgd", k=0.1).epochs == (1,)
+    assert rho.printed([trajectory], 0.685, "pgd", k=0.099).succeeded == (False,)
+
+
 def test_sound_reading_never_looks_at_the_test_set_to_decide():
     trials = [
         make([0.1, 0.9, 0.3, 0.4], validation=[0, 0.1, 0.6, 0.7]),
