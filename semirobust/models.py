@@ -5,6 +5,7 @@ Every model takes images in [0, 1] and returns logits, so that a perturbation bu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -127,10 +128,61 @@ class WideResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 
-#: name -> (builder(num_classes, channels, width, stem), printed width, smallest image side)
-MODELS: dict[str, tuple[Callable[[int, int, int, str], nn.Module], int, int]] = {
-    "resnet18": (ResNet18, 64, 8),
-    "wide_resnet34_10": (lambda classes, channels, width, stem: WideResNet(classes, channels, width), 160, 8),
+class FCNN(nn.Module):
+    """The fully connected network of the paper on fixed feature extractors (Appendix E): two ReLU layers.
+
+    ``width`` and two thirds of it (rounded up) are their units: 300 is the printed 300-200, 150 and 75 are
+    its "Small" and "Smaller" versions, 2 and 4 times narrower.
+    """
+
+    def __init__(self, num_classes: int, in_shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        second = -(-2 * width // 3)
+        self.normalize = Normalize(in_shape[0])
+        self.fc1 = nn.Linear(math.prod(in_shape), width)
+        self.fc2 = nn.Linear(width, second)
+        self.fc = nn.Linear(second, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.fc1(self.normalize(x).flatten(1)))  # [N, width]
+        return self.fc(F.relu(self.fc2(out)))
+
+
+class CNN(nn.Module):
+    """The convolutional network of the paper on fixed feature extractors (Appendix E).
+
+    ``width`` filters of 5x5, then two and a half times as many (rounded up), each with BatchNorm, ReLU and a
+    2x2 max-pool; then a linear layer of 25 ``width`` units and the logits. 20 is the printed 20-50-500.
+
+    Not printed, and chosen here:
+    1. No padding: images of 28x28 become 20 x 24 x 24 = 11,520 features, more than there are pixels.
+    2. A ReLU behind the 500 units, without which the last two layers would be one linear map.
+    """
+
+    def __init__(self, num_classes: int, in_shape: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        channels, height, side = in_shape
+        second, rows, columns = -(-5 * width // 2), *(((n - 4) // 2 - 4) // 2 for n in (height, side))
+        self.normalize = Normalize(channels)
+        self.conv1, self.bn1 = nn.Conv2d(channels, width, 5, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, second, 5, bias=False), nn.BatchNorm2d(second)
+        self.fc1 = nn.Linear(second * rows * columns, 25 * width)
+        self.fc = nn.Linear(25 * width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.max_pool2d(F.relu(self.bn1(self.conv1(self.normalize(x)))), 2)  # [N, width, (H - 4) / 2, ...]
+        out = F.max_pool2d(F.relu(self.bn2(self.conv2(out))), 2)
+        return self.fc(F.relu(self.fc1(out.flatten(1))))
+
+
+_Builder = Callable[[int, tuple[int, int, int], int, str], nn.Module]
+
+#: name -> (builder(num_classes, in_shape, width, stem), printed width, smallest image side)
+MODELS: dict[str, tuple[_Builder, int, int]] = {
+    "resnet18": (lambda classes, shape, width, stem: ResNet18(classes, shape[0], width, stem), 64, 8),
+    "wide_resnet34_10": (lambda classes, shape, width, stem: WideResNet(classes, shape[0], width), 160, 8),
+    "fcnn": (lambda classes, shape, width, stem: FCNN(classes, shape, width), 300, 1),
+    "cnn": (lambda classes, shape, width, stem: CNN(classes, shape, width), 20, 16),
 }
 
 
@@ -145,10 +197,11 @@ def create(
 ) -> nn.Module:
     """A freshly initialised network, in training mode.
 
-    ``in_shape`` [C, H, W] of one image in [0, 1]; ``width`` the channels of the first stage (default: as
-    printed, 64 for ``resnet18`` with 11.17 M parameters, 160 for ``wide_resnet34_10`` with 46.16 M); ``seed``
-    fixes the initial weights without touching the global random state (None draws them from it); ``stem``
-    concerns ``resnet18`` only.
+    ``in_shape`` [C, H, W] of one image in [0, 1]; ``width`` the channels of the first stage, the units of
+    the first layer of ``fcnn`` or the filters of that of ``cnn``, with which all others scale (default: as
+    printed, 64 for ``resnet18`` with 11.17 M parameters, 160 for ``wide_resnet34_10`` with 46.16 M, 300 and
+    20 for the other two); ``seed`` fixes the initial weights without touching the global random state (None
+    draws them from it); ``stem`` concerns ``resnet18`` only.
 
     Initialisation: He normal (fan out) for convolutions, ones and zeros for BatchNorm, torch's default for
     linear layers. Raises ``ValueError`` for an unknown name or stem, fewer than two classes, or an impossible
@@ -170,7 +223,7 @@ def create(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # the processor's only: others are not forked
-        model = builder(num_classes, in_shape[0], width or printed_width, stem)
+        model = builder(num_classes, in_shape, width or printed_width, stem)
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -9,11 +9,12 @@ without an accelerator.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
+from semirobust.ascent import check_norm
 from semirobust.view import fast_dtype
 
 
@@ -21,15 +22,70 @@ from semirobust.view import fast_dtype
 class PGD:
     """The inner attack, in pixels of [0, 1], l-infinity."""
 
+    norm: ClassVar[str] = "linf"  # no field: stored runs are named by the fields
+
     eps: float = 8 / 255
     step: float = 2 / 255
     steps: int = 10
 
 
 @dataclass(frozen=True)
+class PGDL2:
+    """The inner attack in l2: budget and step in pixels of [0, 1].
+
+    Raises ``ValueError`` for a budget or step that is negative or not finite, or less than one step.
+    """
+
+    eps: float
+    step: float
+    steps: int = 10
+    norm: str = field(default="l2", init=False)  # a field: else it would look like PGD in a checkpoint
+
+    def __post_init__(self) -> None:
+        _check_budget(self.eps, self.step, self.steps)
+
+
+@dataclass(frozen=True)
+class TRADES:
+    """Training with the loss of TRADES (arXiv 1901.08573, Algorithm 1) in place of an attack on the labels:
+
+        cross-entropy(x, y) + beta * max KL(p(x) || p(x')) over x' in the ball around x.
+
+    ``eps``, ``step``, ``steps``, ``norm``: the inner maximisation, in pixels of [0, 1]; ``beta``: 1 / lambda
+    there, 6 by default in the authors' code. The training accuracy logged is that on x. Raises
+    ``ValueError`` as ``PGDL2``, and for a ``beta`` that is negative or not finite or an unknown norm.
+    """
+
+    eps: float
+    step: float
+    steps: int = 10
+    beta: float = 6.0
+    norm: str = "l2"
+
+    def __post_init__(self) -> None:
+        _check_budget(self.eps, self.step, self.steps)
+        check_norm(self.norm)
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta must be finite and not negative, got {self.beta}")
+
+
+def _check_budget(eps: float, step: float, steps: int) -> None:
+    if not (0 <= eps < math.inf and 0 <= step < math.inf and steps >= 1):
+        raise ValueError(
+            "eps and step must be finite and not negative, in pixels of [0, 1], and steps at least 1; "
+            f"got {eps}, {step} and {steps}"
+        )
+
+
+#: what a network can be trained against
+Attack: TypeAlias = PGD | PGDL2 | TRADES
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. ``schedule``: "steps" (rate / 10 at each milestone) or "one_cycle" (up to ``lr``,
-    then to zero).
+    then to zero). ``precision``: "auto" is bfloat16 where the processor has it, but float32 for TRADES, whose
+    inner maximisation starts closer to the image than bfloat16 can tell apart.
     """
 
     epochs: int = 120
@@ -40,7 +96,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augment: bool = True
-    attack: PGD | None = None
+    attack: Attack | None = None
     precision: str = "auto"
     seed: int = 0
 
@@ -54,9 +110,15 @@ class TrainConfig:
             raise ValueError(f"unknown schedule {self.schedule!r}; known: steps, one_cycle, constant")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"unknown precision {self.precision!r}; known: auto, float32, bfloat16")
+        if self.precision == "bfloat16" and isinstance(self.attack, TRADES):
+            raise ValueError(
+                "TRADES starts closer to an image than bfloat16 can tell apart: use precision='float32'"
+            )
 
     @property
     def dtype(self) -> torch.dtype:
+        if self.precision == "auto" and isinstance(self.attack, TRADES):
+            return torch.float32
         if self.precision == "auto":
             return torch.bfloat16 if torch.cuda.is_available() else fast_dtype()
         return getattr(torch, self.precision)

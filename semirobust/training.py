@@ -1,5 +1,7 @@
 """Standard and adversarial training by the recipe of arXiv 2307.03803 (`recipe`), resumable to the bit.
 
+The inner attack is PGD in l-infinity (there) or l2, or the divergence of TRADES (`trades`).
+
 Where this differs from a plain loop:
 1. Inner attacks run on the folded view of the model in evaluation mode (torchattacks does the latter too), in
    bfloat16 where the processor has it; the training step itself uses the same precision by autocast.
@@ -15,24 +17,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import _checkpoint
+from semirobust import _checkpoint, trades
+from semirobust._augment import crop_and_flip
 from semirobust._checkpoint import EpochLog, State
 from semirobust.ascent import ascend, random_start
 from semirobust.data import Images
 from semirobust.layers import preserve
-from semirobust.recipe import PAPER, PGD, TrainConfig, learning_rate, short
+from semirobust.recipe import PAPER, PGD, PGDL2, TRADES, Attack, TrainConfig, learning_rate, short
 from semirobust.view import AttackView
 
 __all__ = [
     "PAPER",
     "PGD",
+    "PGDL2",
+    "TRADES",
     "EpochLog",
     "TrainConfig",
     "TrainingDiverged",
@@ -198,17 +202,20 @@ def _epoch(
         if config.augment:
             x = crop_and_flip(x, generator)
         x = x.to(device)
-        if config.attack is not None:
-            view.refresh()
-            start = random_start(x, config.attack.eps, "linf", generator)
-            x = ascend(view, x, labels, start=start, **asdict(config.attack))
+        beside = None
+        if isinstance(config.attack, TRADES):
+            beside = trades.maximise(view.refresh(), x, config.attack, generator)
+        elif config.attack is not None:
+            x = _attacked(view.refresh(), x, labels, config.attack, generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch + number / batches)
         model.train()
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=view.dtype == torch.bfloat16):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), labels)
+            logits = model(_channels_last(x)).float()
+            moved = model(_channels_last(beside)).float() if beside is not None else None
+        loss = F.cross_entropy(logits, labels)
+        if isinstance(config.attack, TRADES) and moved is not None:
+            loss = loss + config.attack.beta * trades.divergence(moved, logits.log_softmax(1)).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             what = f"the loss is {value} in epoch {epoch + 1}, batch {number + 1}"
@@ -221,25 +228,17 @@ def _epoch(
     return total / batches, correct / (batches * config.batch_size)
 
 
-def crop_and_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random crop of each image padded by an eighth of its side, and a random horizontal flip where there
-    are three channels.
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
-    [N, C, H, W] -> the same shape. Grey images (digits, clothes with a left and a right) are not flipped.
-    """
-    n, channels, height, width = x.shape
-    pad = max(1, height // 8)
-    padded = F.pad(x, (pad,) * 4)
-    rows = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) + torch.arange(height)  # [N, H]
-    columns = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) + torch.arange(width)  # [N, W]
-    if channels == 3:
-        flip = torch.rand(n, 1, generator=generator) < 0.5
-        columns = torch.where(flip, columns.flip(1), columns)
-    each = torch.arange(n)[:, None, None]
-    return (
-        padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
-        .permute(0, 3, 1, 2)
-        .contiguous()
+
+def _attacked(
+    view: AttackView, x: torch.Tensor, labels: torch.Tensor, attack: Attack, generator: torch.Generator
+) -> torch.Tensor:
+    """The images under PGD with the budget and norm of ``attack``, from a random start: [N, ...]."""
+    start = random_start(x, attack.eps, attack.norm, generator)
+    return ascend(
+        view, x, labels, eps=attack.eps, step=attack.step, steps=attack.steps, norm=attack.norm, start=start
     )
 
 
@@ -251,13 +250,12 @@ def _probe(
     config: TrainConfig,
     device: torch.device,
 ) -> tuple[float, float]:
-    """(clean, PGD) accuracy on the fixed training batch; the attack is the one trained with, or PGD-10 at
-    8/255.
+    """(clean, PGD) accuracy on the fixed training batch; PGD has the budget, step and norm trained with, or
+    is PGD-10 at 8/255.
     """
     attack = config.attack or PGD()
     x, labels = images.batch(index).to(device), images.labels[index].to(device)
-    start = random_start(x, attack.eps, "linf", torch.Generator().manual_seed(0))
-    x_adv = ascend(view.refresh(), x, labels, start=start, **asdict(attack))
+    x_adv = _attacked(view.refresh(), x, labels, attack, torch.Generator().manual_seed(0))
     with preserve(model), torch.no_grad():
         model.eval()
         clean, attacked = (float((model(batch).argmax(1) == labels).float().mean()) for batch in (x, x_adv))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import changed, snapshot
+from helpers import changed, snapshot, warmed
 from torch import nn
 
 from semirobust import models
@@ -23,6 +23,47 @@ def test_parameter_counts_are_the_published_ones(name: str, stem: str, count: in
     with torch.device("meta"):  # shapes only: nothing is drawn
         model = models.create(name, 10, stem=stem)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "layers"),
+    [
+        ("fcnn", None, {"fc1": (300, 784), "fc2": (200, 300), "fc": (2, 200)}),
+        ("fcnn", 150, {"fc1": (150, 784), "fc2": (100, 150), "fc": (2, 100)}),
+        ("fcnn", 75, {"fc1": (75, 784), "fc2": (50, 75), "fc": (2, 50)}),
+        (
+            "cnn",
+            None,
+            {"conv1": (20, 1, 5, 5), "conv2": (50, 20, 5, 5), "fc1": (500, 50 * 4 * 4), "fc": (2, 500)},
+        ),
+    ],
+)
+def test_the_networks_of_the_second_paper(name: str, width: int | None, layers: dict) -> None:
+    model = models.create(name, 2, (1, 28, 28), width=width)
+    assert {layer: tuple(model.get_submodule(layer).weight.shape) for layer in weight_layers(model)} == layers
+
+
+def test_the_fully_connected_network_is_its_formula() -> None:
+    model = models.create("fcnn", 3, (3, 6, 4), width=9, seed=0)
+    x = torch.rand(5, 3, 6, 4)
+    state, out = model.state_dict(), model.get_submodule("normalize")(x).reshape(5, -1)
+    for layer in ("fc1", "fc2"):
+        out = (out @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).clamp(min=0)
+    torch.testing.assert_close(model(x), out @ state["fc.weight"].T + state["fc.bias"])
+
+
+def test_the_convolutional_network_normalises_rectifies_and_pools() -> None:
+    model = warmed(models.create("cnn", 2, (1, 28, 28), width=4, seed=0), (1, 28, 28))
+    seen: dict[str, torch.Tensor] = {}
+    for name in ("bn1", "conv2", "bn2", "fc1", "fc"):
+        layer = model.get_submodule(name)
+        layer.register_forward_hook(lambda _m, i, o, name=name: seen.update({name: i[0], f"{name}.out": o}))
+    model(torch.rand(3, 1, 28, 28))
+    assert seen["bn1"].shape == (3, 4, 24, 24)
+    for before, after in (("bn1", "conv2"), ("bn2", "fc1")):
+        pooled = nn.functional.max_pool2d(seen[f"{before}.out"].clamp(min=0), 2)
+        assert torch.equal(seen[after].flatten(1), pooled.flatten(1))
+    assert torch.equal(seen["fc"], seen["fc1.out"].clamp(min=0)) and (seen["fc"] == 0).any()
 
 
 def test_a_hundred_classes_change_the_last_layer_only() -> None:
@@ -44,6 +85,10 @@ def test_features_over_the_seventeen_convolutions(stem: str, features: int) -> N
 @pytest.mark.parametrize("name", list(models.MODELS))
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 16, 16), (1, 28, 28), (3, 32, 32)])
 def test_logits_shape_for_every_data_set(name: str, shape: tuple[int, int, int]) -> None:
+    if min(shape[1:]) < models.MODELS[name][2]:
+        with pytest.raises(ValueError, match="at least 16"):
+            models.create(name, 7, shape)
+        return
     model = models.create(name, 7, shape, width=2, seed=0)
     assert model.training
     assert model(torch.rand(3, *shape)).shape == (3, 7)
@@ -112,6 +157,7 @@ def test_stem_is_the_pool() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"name": "cnn", "in_shape": (1, 28, 15)}, "at least 16"),
         ({"name": "resnet19"}, "known: resnet18, wide_resnet34_10"),
         ({"stem": "imagenet"}, "authors .* cifar"),
         ({"num_classes": 1}, "at least 2, got 1"),

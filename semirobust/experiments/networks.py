@@ -48,15 +48,15 @@ class Pair:
     robust: NetworkConfig
 
     def __post_init__(self) -> None:
-        if self.robust.train.attack is None or self.standard.train.attack is not None:
+        if not isinstance(self.robust.train.attack, PGD) or self.standard.train.attack is not None:
             raise ValueError(
-                "a Pair is a standardly trained network and an adversarially trained one, in this order"
+                "a Pair is a standardly trained network and one trained against PGD, in this order"
             )
 
     @property
     def attack(self) -> PGD:
         """The threat model: that of adversarial training."""
-        assert self.robust.train.attack is not None
+        assert isinstance(self.robust.train.attack, PGD)
         return self.robust.train.attack
 
 
@@ -171,16 +171,31 @@ def _train(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     model, images = build(config), training_images(config)
     kind = "standard" if config.train.attack is None else "adversarial"
+    name = f"{config.label} on {config.dataset}, {kind}"
+    return fit(model, images, config.train, checkpoints, name=name, say=say)
+
+
+def fit(
+    model: nn.Module,
+    images: data.Images,
+    config: TrainConfig,
+    checkpoints: Path,
+    *,
+    name: str,
+    say: Callable[[str], None],
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Train ``model`` in place for `runs.network`: (its state dict, the log), with a line to ``say`` for each
+    epoch. A damaged checkpoint in the folder is kept aside, and training starts again."""
 
     def report(log: training.EpochLog) -> None:
         say(
-            f"{config.label} on {config.dataset}, {kind}: epoch {log.epoch} of {config.train.epochs}, "
+            f"{name}: epoch {log.epoch} of {config.epochs}, "
             f"loss {log.loss:.3f}, PGD accuracy on a training batch {100 * log.probe_pgd_accuracy:.1f} %, "
             f"{log.seconds:.0f} s"
         )
 
     path = checkpoints / "training.safetensors"
-    train = partial(training.train, model, images, config.train, checkpoint=path, on_epoch=report)
+    train = partial(training.train, model, images, config, checkpoint=path, on_epoch=report)
     try:
         logs = train()
     except storage.CorruptFile as error:  # found before any step
