@@ -23,7 +23,7 @@ from scipy import sparse
 
 from semirobust._collision_layers import Array, Network, Pattern, numerical_rank
 
-__all__ = ["TOLERANCE", "Cell", "Program", "program", "solve"]
+__all__ = ["TOLERANCE", "Cell", "Program", "program", "solve", "without"]
 
 TOLERANCE = 1e-9  # of the solver: duality gap and feasibility
 CONSISTENT = 1e-6  # equalities that miss a solution by more make the pattern infeasible
@@ -132,7 +132,7 @@ def solve(network: Network, u: Array, v: Array, pattern: Pattern, *, margin: flo
     """
     built = program(network, u, v, pattern, margin)
     if built is None:
-        return _without("infeasible")
+        return without("infeasible")
     rank = network.reduced.shape[1]
     cones = [clarabel.ZeroConeT(built.equal), clarabel.NonnegativeConeT(built.signs)]
     cones += [clarabel.SecondOrderConeT(1 + rank)] * 2
@@ -147,11 +147,11 @@ def solve(network: Network, u: Array, v: Array, pattern: Pattern, *, margin: flo
     except BaseException as error:  # a panic inside the solver is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        return _without("failed")
+        return without("failed")
     if str(answer.status) in ("PrimalInfeasible", "AlmostPrimalInfeasible"):
-        return _without("infeasible")
+        return without("infeasible")
     if str(answer.status) not in ("Solved", "AlmostSolved"):
-        return _without("failed")
+        return without("failed")
     return _read(network, u, v, pattern, built, np.array(answer.x), np.array(answer.z))
 
 
@@ -190,6 +190,7 @@ def _read(network: Network, u: Array, v: Array, pattern: Pattern, built: Program
     )
 
 
-def _without(status: str) -> Cell:
+def without(status: str) -> Cell:
+    """What stands for an optimum that there is not."""
     none = np.array([])
     return Cell(status, np.inf, none, none, [], [], [], [], none, (np.nan, np.nan))

@@ -136,6 +136,11 @@ class Network:
         return self.layers[0].weight @ self.space.basis
 
     @cached_property
+    def gram(self) -> Array:
+        """Products of the rows of the first matrix, [n_1, n_1]."""
+        return self.reduced @ self.reduced.T
+
+    @cached_property
     def _absolute(self) -> tuple[Array, ...]:
         return tuple(np.abs(layer.weight) for layer in self.layers)
 

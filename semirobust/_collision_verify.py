@@ -35,7 +35,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 from semirobust._collision_layers import (
     UNIT,
@@ -51,6 +51,7 @@ from semirobust._collision_result import Collisions, Point, budget, collect
 __all__ = ["HOLD", "verify", "verify_pair"]
 
 HOLD = 1e-7  # pre-activations up to this are held at zero, where the plain lemma does not apply
+KINK = 1e-12  # of the largest pre-activation of a layer: zero but for rounding
 CORRECTIONS = 2  # steps x~ - M^+ e: one is exact but for rounding
 WELL_CONDITIONED = 1e6  # up to this condition number the Gram matrix is as good as the singular values
 
@@ -80,15 +81,21 @@ def verify_pair(
     """The exact collision near (at_u, at_v), [d] each; the points themselves, unverified, where none is
     proved.
 
-    holds: pre-activations up to each of these in turn are held at zero; 0.0 is the plain lemma.
+    holds: pre-activations up to each of these in turn are held at zero; 0.0 is the plain lemma. In reverse
+        where some are zero but for rounding: the plain lemma then hardly ever applies.
     """
     if np.isfinite(at_u).all() and np.isfinite(at_v).all():
         if np.array_equal(at_u, at_v):  # the same point: nothing to prove
             return Point(budget(u, v, at_u, at_v), at_u, at_v, True)
-        for hold in holds:
-            if found := _inflate(network, u, v, at_u, at_v, hold):
+        values = network.pre_activations(np.stack([at_u, at_v]))  # [2, n_i]
+        for hold in reversed(holds) if _at_kink(values) else holds:
+            if found := _inflate(network, u, v, at_u, at_v, values, hold):
                 return found
     return Point(budget(u, v, at_u, at_v), at_u, at_v, False)
+
+
+def _at_kink(values: list[Array]) -> bool:
+    return any((np.abs(value).min(axis=1) <= KINK * np.abs(value).max(axis=1)).any() for value in values)
 
 
 class _Branch(NamedTuple):
@@ -99,9 +106,13 @@ class _Branch(NamedTuple):
     pieces: list[tuple[Array, Array]]
 
 
-def _inflate(network: Network, u: Array, v: Array, at_u: Array, at_v: Array, hold: float) -> Point | None:
-    """The lemma with the pre-activations in [-hold, hold] held; None where its conditions fail."""
-    branches, both = _branches(network, at_u, at_v, hold)
+def _inflate(
+    network: Network, u: Array, v: Array, at_u: Array, at_v: Array, reached: list[Array], hold: float
+) -> Point | None:
+    """The lemma with the pre-activations in [-hold, hold] held, given those of both points, [2, n_i]; None
+    where its conditions fail.
+    """
+    branches, both = _branches(network, reached, hold)
     matrix = _equations(branches, both)  # M [m, 2 r]
     inverse = _inverse(network, branches, both, matrix)
     if inverse is None:
@@ -125,14 +136,15 @@ def _inflate(network: Network, u: Array, v: Array, at_u: Array, at_v: Array, hol
 
 
 def _branches(
-    network: Network, at_u: Array, at_v: Array, hold: float
+    network: Network, values: list[Array], hold: float
 ) -> tuple[tuple[_Branch, _Branch], np.ndarray]:
-    """Gates and held units at the two points, and the last layer's gates: open where it is at both."""
-    values = [network.pre_activations(point) for point in (at_u, at_v)]
-    last_u, last_v = values[0][-1], values[1][-1]
+    """Gates and held units at the two points, from their pre-activations [2, n_i], and the last layer's
+    gates: open where it is at both.
+    """
+    last_u, last_v = values[-1]
     both = (last_u > 0) & (last_v > 0) & (np.maximum(last_u, last_v) > hold)  # [m]
     branches = []
-    for value in values:
+    for value in zip(*values, strict=True):
         gates = (*(layer > hold for layer in value[:-1]), both)
         pieces = network.affine(gates)
         # a unit with a constant pre-activation cannot be held; nor need it be
@@ -191,14 +203,15 @@ def _signs_hold(
 
 
 class _Inverse(NamedTuple):
-    """M^+ as a product of two factors [2 r, k] [k, m], and a bound of its norm, hence of both its blocks'."""
+    """M^+ as a product of factors, the first [2 r, .], and a bound of its norm, hence of both its blocks'."""
 
-    left: Array
-    right: Array
+    factors: tuple[Array, ...]
     norm: float
 
     def apply(self, error: Array) -> Array:
-        return self.left @ (self.right @ error)
+        for factor in reversed(self.factors):
+            error = factor @ error
+        return error
 
 
 def _inverse(
@@ -207,19 +220,18 @@ def _inverse(
     """M^+, or None where the residual may lie outside the range of M or M is too near a lower rank."""
     count, width = matrix.shape
     if count == 0:
-        return _Inverse(np.zeros((width, 0)), np.zeros((0, 0)), 0.0)
+        return _Inverse((np.zeros((width, 0)),), 0.0)
     fuzz = network.fuzz
     if count <= width:
         try:
-            lower = np.linalg.cholesky(matrix @ matrix.T)
-            root = solve_triangular(lower, np.eye(count), lower=True, check_finite=False)
+            root = _inverse_triangle(np.linalg.cholesky(_gram(network, branches, both, matrix)))
         except np.linalg.LinAlgError:
             pass
         else:
             norm = float(np.linalg.norm(root)) * 1.01  # at least 1 / the smallest singular value
             if norm * np.linalg.norm(matrix) <= WELL_CONDITIONED and norm * fuzz <= 0.5:
                 bound = norm / (1 - norm * fuzz)
-                return _Inverse(matrix.T @ root.T, root, bound)
+                return _Inverse((matrix.T, root.T, root), bound)
     left, sigma, right = np.linalg.svd(matrix, full_matrices=False)
     rank = numerical_rank(sigma, matrix.shape)
     _, smallest = extremes(sigma, rank)
@@ -228,7 +240,31 @@ def _inverse(
     if smallest <= 2 * fuzz:
         return None
     bound = 1.01 / (smallest - fuzz)
-    return _Inverse(right[:rank].T / sigma[:rank], left[:, :rank].T, bound)
+    return _Inverse((right[:rank].T / sigma[:rank], left[:, :rank].T), bound)
+
+
+def _gram(network: Network, branches: tuple[_Branch, _Branch], both: np.ndarray, matrix: Array) -> Array:
+    """M M^T; with one layer its entries are known."""
+    if len(network.layers) > 1:
+        return matrix @ matrix.T
+    rows = [np.concatenate([np.flatnonzero(both), np.flatnonzero(branch.held[0])]) for branch in branches]
+    first, second = (network.gram[index[:, None], index] for index in rows)
+    common, count = int(both.sum()), len(first)
+    gram = np.zeros((len(matrix), len(matrix)))
+    gram[:count, :count] = first
+    gram[:common, :common] += second[:common, :common]
+    gram[count:, :common] = -second[common:, :common]
+    gram[:common, count:] = -second[:common, common:]
+    gram[count:, count:] = second[common:, common:]
+    return gram
+
+
+def _inverse_triangle(lower: np.ndarray) -> Array:
+    """The inverse of a lower triangle. Raises LinAlgError where it has none."""
+    inverse, failed = dtrtri(lower, lower=1)
+    if failed:
+        raise np.linalg.LinAlgError("a zero on the diagonal")
+    return inverse
 
 
 def _expected_rank(network: Network, branches: tuple[_Branch, _Branch], both: np.ndarray) -> int:
