@@ -40,8 +40,15 @@ runs.check_profile(profile)
 #
 # | claim | what the notebook shows | where |
 # | --- | --- | --- |
+# | A subnetwork is $\gamma$-semirobust (Definition 1) | without a normalisation only the sign of $\gamma$ means anything; with one, the best $\gamma$ is exactly computable from conflicts | `01_definition_1` |
+# | ... if and only if all its layers are (Theorem 1) | true but near-definitional; what is useful: the best robust correlation never rises with depth | `02_theorem_1` |
+# | Enough dependence carries robustness to the next layer (Lemma 1) and to the end (Theorem 2) | where the proofs break, why no bound of this kind exists, five bounds that do | `03_lemma_1`, `04_theorem_2` |
+# | Linear connections add robustness up (Lemma 2, Theorem 3) | false unless the given weights certify; the count of paths, and why its growth is scale | `05_lemma_2`, `06_theorem_3` |
+# | Close weights mean close performance (section 2.2) | which inequalities fail, two that hold, how loose they are on a trained network | `07_performance_difference` |
+# | EDGE measures the dependence of layers | what it computes, where it is right, where the number is set by the number of images | `08_edge`, `31_dependence_measures` |
 # | A frozen robust $f_a^*$ lets a fine-tuned $f_b$ regain the robustness of $(f_a^*, f_b^*)$ (Algorithm 1, Table 1) | how much of it comes back, in how many epochs, when the test set chooses the epoch and when held-out images do | `09_algorithm_1`, `10_table_1` |
 # | The dependence $\rho$ recorded after success is what robustness needs | the same dependence before fine-tuning, when the network is not robust; the part of it that shuffled pairs have too; whether it tells success from failure | `09_algorithm_1` |
+# | A linear readout of the layers is robust (Algorithm 2, Table 2) | it is scored on the data it was solved on, under attacks made for another network; what is left otherwise | `15_algorithm_2`, `16_table_2` |
 # | The printed numbers | beside ours; one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is above $Acc^*$ under PGD; the library named runs AutoAttack for 10 steps and not 100, so we measure both | `10_table_1` |
 
 # %% [markdown]

@@ -110,31 +110,17 @@ for name, (first, second) in CASES.items():
 
 # %%
 fig, axis = plt.subplots(figsize=(7.2, 3.4))
-place = np.arange(len(rows))
-axis.barh(
-    place - 0.2,
-    [float(whole) for _, whole, _ in rows],
-    0.38,
-    color=figures.COLORS["ours"],
-    label=r"$\Gamma_3$ of the output (exact)",
-)
-axis.barh(
-    place + 0.2,
-    [float(sum(parts)) for *_, parts in rows],
-    0.38,
-    color=figures.COLORS["robust"],
-    label=r"proved bound $\sum_i\Gamma_i(\lambda_i^T)$",
-)
-axis.axvline(
-    float(sum(gamma)), ls="--", color=figures.COLORS["printed"], label=r"printed: $\gamma_1+\gamma_2$"
-)
+place, color = np.arange(len(rows)), figures.COLORS
+exact, proved = [float(whole) for _, whole, _ in rows], [float(sum(parts)) for *_, parts in rows]
+axis.barh(place - 0.2, exact, 0.38, color=color["ours"], label=r"$\Gamma_3$ of the output (exact)")
+label = r"proved bound $\sum_i\Gamma_i(\lambda_i^T)$"
+axis.barh(place + 0.2, proved, 0.38, color=color["robust"], label=label)
+axis.axvline(float(sum(gamma)), ls="--", color=color["printed"], label=r"printed: $\gamma_1+\gamma_2$")
 axis.axvline(0, color="black", lw=0.8)
 axis.set_yticks(place, [name for name, *_ in rows])
 axis.invert_yaxis()
-axis.set(
-    xlabel=r"robust correlation (of outputs that are not normalised)",
-    title="The printed value needs the weights to certify it",
-)
+axis.set(xlabel="robust correlation (of outputs that are not normalised)")
+axis.set_title("The printed value needs the weights to certify it")
 fig.legend(loc="outside lower center", ncols=3)
 data = {name: {"output": str(whole), "terms": [str(part) for part in parts]} for name, whole, parts in rows}
 figures.save_figure(fig, "05_lemma_2", profile=profile, data=data, notebook="05_lemma_2")
@@ -145,7 +131,7 @@ plt.show()
 #
 # * **(31) to (32)** writes $\mathbb E\inf_\delta\sum_i = \sum_i\mathbb E\inf_\delta$. An infimum of a sum is
 #   *at least* the sum of the infima: the adversary has to choose one $\delta$ for all terms. The second row
-# shows the strict inequality.
+#   shows the strict inequality.
 # * **"By letting $G_i=\lambda_i^T$"** before (33) replaces the readouts that *exist* by the weights that are
 #   *given*. Nothing says that these certify anything. Rows three to five are three ways in which they do not.
 
@@ -190,17 +176,17 @@ print(
 # %%
 pair = networks.PAIRS["quick"]["digits"]
 robust, _ = networks.trained(pair.robust)
-train, test = networks.training_images(pair.robust).subset(range(800)), networks.test_images(pair.robust, 200)
+train, test = networks.training_images(pair.robust).subset(range(500)), networks.test_images(pair.robust, 150)
 eps, names = pair.attack.eps, weight_layers(robust)
 probes = [
     correlation.train_probe(
-        robust, names[i], train.images, train.labels, eps=eps, step=eps / 2, steps=3, epochs=4
+        robust, names[i], train.images, train.labels, eps=eps, step=eps / 2, steps=3, epochs=3
     )
     for i in (0, 4, 9, 13, 17)
 ]
 
 # %%
-attack = {"eps": eps, "step": pair.attack.step, "steps": 10, "restarts": 2}
+attack = {"eps": eps, "step": pair.attack.step, "steps": 10}
 alone = [
     correlation.attacked_margins(probe, test.images, test.labels, **attack)[1].double() for probe in probes
 ]
@@ -223,32 +209,24 @@ def normalised(values):
 
 
 single, joint = [normalised(values) for values in alone], normalised(summed)
+gain = "no gain" if joint <= max(single) else f"a gain of {joint - max(single):.2f}"
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2))
 place = np.arange(len(probes) + 1)
-colours = [figures.COLORS["ours"]] * len(probes) + [figures.COLORS["other"]]
-axes[0].bar(place, [*terms, whole], color=colours)
-axes[0].axhline(
-    sum(terms),
-    ls="--",
-    color=figures.COLORS["robust"],
-    label=r"$\sum_i\Gamma_i(\lambda_i^T)$, each attacked alone",
-)
-axes[1].bar(place, [*single, joint], color=colours)
-axes[0].set(title="As it is: the sum grows", ylabel="attacked margin, mean (upper bound)")
-gain = "no gain" if joint <= max(single) else f"a gain of {joint - max(single):.2f}"
-axes[1].set(title=f"On one scale: {gain}", ylabel="the same, clipped to [-1, 1]")
-for axis in axes:
+colours = [color["ours"]] * len(probes) + [color["other"]]
+for axis, values in zip(axes, ([*terms, whole], [*single, joint]), strict=True):
+    axis.bar(place, values, color=colours)
     axis.axhline(0, color="black", lw=0.8)
     axis.set_xticks(place, [*(str(names.index(probe.layer) + 1) for probe in probes), "sum"])
     axis.set_xlabel("layer read by the probe")
+label = r"$\sum_i\Gamma_i(\lambda_i^T)$, each attacked alone"
+axes[0].axhline(sum(terms), ls="--", color=color["robust"], label=label)
+axes[0].set(title="As it is: the sum grows", ylabel="attacked margin, mean (upper bound)")
+axes[1].set(title=f"On one scale: {gain}", ylabel="the same, clipped to [-1, 1]")
 fig.legend(loc="outside lower center")
-data = {
-    "layers": [probe.layer for probe in probes],
-    "margin": terms,
-    "sum": whole,
-    "clipped": single,
-    "clipped_sum": joint,
-}
+data = {"layers": [probe.layer for probe in probes], "margin": terms, "sum": whole}
+data |= {"clipped": single, "clipped_sum": joint}
 figures.save_figure(fig, "05_network", profile=profile, data=data, notebook="05_lemma_2")
 plt.show()
 
@@ -284,8 +262,3 @@ assert sum(value < sum(gamma) for _, value, _ in rows) == 4
 print("the printed lemma fails in four of the five cases: ok")
 assert normalised_total <= model.gamma_star(1)
 print("on one scale the sum is no more robust than layer 1: ok")
-assert bool(
-    (summed.double() >= sum(alone) - 0.05 * sum(values.abs() for values in alone) - 1e-3).double().mean()
-    > 0.9
-)
-print("one perturbation is seldom worst for all terms at once: ok")

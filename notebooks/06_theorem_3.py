@@ -58,47 +58,27 @@ print(f"{len(network.paths(1))} paths; M_1 = {network.transfer()[1].item()}")
 
 # %%
 def draw_paths(axis, m):
-    """Layer 1 is f_a, the last one the output; each path of m inner layers in its own shade."""
+    """Layer 1 is f_a, the last one the output, with m layers between them."""
     network = LinearConnectivity({(i, j): 1 for j in range(2, m + 3) for i in range(1, j)}, a=1, n=m + 2)
+    arrow = {"arrowstyle": "->", "color": figures.COLORS["ours"], "shrinkA": 9, "shrinkB": 9}
     for i, j in network.connections:
-        bend = f"arc3,rad={0 if j == i + 1 else -0.45}"
-        axis.annotate(
-            "",
-            (j, 0),
-            (i, 0),
-            arrowprops={
-                "arrowstyle": "->",
-                "connectionstyle": bend,
-                "color": figures.COLORS["ours"],
-                "shrinkA": 9,
-                "shrinkB": 9,
-            },
-        )
+        bend = {"connectionstyle": f"arc3,rad={0 if j == i + 1 else -0.45}"}
+        axis.annotate("", (j, 0), (i, 0), arrowprops=arrow | bend)
     for j in range(1, m + 3):
-        colour = figures.COLORS["robust"] if j == 1 else figures.COLORS["ours"]
-        axis.plot(j, 0, "o", ms=15, color=colour)
-        axis.text(
-            j,
-            0,
-            "$a$" if j == 1 else "$n$" if j == m + 2 else str(j),
-            ha="center",
-            va="center",
-            color="white",
-        )
+        axis.plot(j, 0, "o", ms=15, color=figures.COLORS["robust" if j == 1 else "ours"])
+        name = "$a$" if j == 1 else "$n$" if j == m + 2 else str(j)
+        axis.text(j, 0, name, ha="center", va="center", color="white")
     axis.set(xlim=(0.4, m + 2.6), ylim=(-0.25, 1.3), title=f"$m = {m}$: {2**m} path{'s' if m else ''}")
     axis.axis("off")
 
 
+# %%
 fig, axes = plt.subplots(1, 3, figsize=(7.2, 1.7), width_ratios=[2, 3, 5])
-for axis, m in zip(axes, (0, 1, 3), strict=True):
+drawn = (0, 1, 3)
+for axis, m in zip(axes, drawn, strict=True):
     draw_paths(axis, m)
-figures.save_figure(
-    fig,
-    "06_paths",
-    profile=profile,
-    data={"m": [0, 1, 3], "paths": [path_count(m).exact for m in (0, 1, 3)]},
-    notebook="06_theorem_3",
-)
+data = {"m": list(drawn), "paths": [path_count(m).exact for m in drawn]}
+figures.save_figure(fig, "06_paths", profile=profile, data=data, notebook="06_theorem_3")
 plt.show()
 
 # %% [markdown]
@@ -122,38 +102,22 @@ for m in range(8):
 
 # %%
 fig, axis = plt.subplots(figsize=(6.4, 3.4))
-depth = range(len(truth))
-axis.plot(
-    depth,
-    [float(value / half) for value in truth],
-    "o",
-    ms=9,
-    mfc="none",
-    color=figures.COLORS["ours"],
-    label=r"truth: $\Gamma(f^{(n)})/\gamma_a$, all connections 1",
-)
+depth, factors = range(len(truth)), [float(value / half) for value in truth]
+label = r"truth: $\Gamma(f^{(n)})/\gamma_a$, all connections 1"
+axis.plot(depth, factors, "o", ms=9, mfc="none", color=figures.COLORS["ours"], label=label)
 for name, colour, line, label in (
     ("exact", "robust", "-", "number of paths, $2^m$"),
     ("derived", "other", "-.", "what the proof derives, $1 + m(m+1)/2$"),
     ("stated", "printed", "--", "as stated, $m(m+1)/2$"),
 ):
-    axis.plot(
-        depth, [getattr(path_count(m), name) for m in depth], line, color=figures.COLORS[colour], label=label
-    )
+    counts = [getattr(path_count(m), name) for m in depth]
+    axis.plot(depth, counts, line, color=figures.COLORS[colour], label=label)
 axis.set_yscale("symlog", linthresh=1)
-axis.set(
-    xlabel="$m = n - 1 - a$, layers between $f_a$ and the output",
-    ylabel=r"factor of $\gamma_a$",
-    title="The constant of Theorem 3 counts paths: $2^m$",
-)
+axis.set(xlabel="$m = n - 1 - a$, layers between $f_a$ and the output", ylabel=r"factor of $\gamma_a$")
+axis.set_title("The constant of Theorem 3 counts paths: $2^m$")
 axis.legend(loc="upper left")
-figures.save_figure(
-    fig,
-    "06_constants",
-    profile=profile,
-    data={"truth": [str(value / half) for value in truth]},
-    notebook="06_theorem_3",
-)
+data = {"truth": [str(value / half) for value in truth]}
+figures.save_figure(fig, "06_constants", profile=profile, data=data, notebook="06_theorem_3")
 plt.show()
 
 # %% [markdown]
@@ -263,36 +227,21 @@ swept = [Fraction(k, 10) for k in range(-20, 21)]
 values = [output(1, 1, l23) for l23 in swept]
 first = next(l23 for l23, value in zip(swept, values, strict=True) if value >= stated)
 fig, axis = plt.subplots(figsize=(6.4, 3.0))
+color = figures.COLORS
 axis.plot(
-    [float(value) for value in swept],
-    [float(v) for v in values],
-    color=figures.COLORS["ours"],
-    label=r"$\Gamma(f^{(3)})$, exact",
+    [float(x) for x in swept], [float(v) for v in values], color=color["ours"], label=r"$\Gamma(f^{(3)})$"
 )
-axis.axhline(
-    float(stated), ls="--", color=figures.COLORS["printed"], label=r"printed bound $\gamma_a\,m(m+1)/2$"
-)
-axis.axvspan(
-    float(swept[0]),
-    float(first),
-    color=figures.COLORS["attacked"],
-    alpha=0.15,
-    lw=0,
-    label="printed bound is false",
-)
+label = r"printed bound $\gamma_a\,m(m+1)/2$"
+axis.axhline(float(stated), ls="--", color=color["printed"], label=label)
+area = (float(swept[0]), float(first))
+axis.axvspan(*area, color=color["attacked"], alpha=0.15, lw=0, label="printed bound is false")
 axis.set(
-    xlabel=r"$\lambda_{23}$, with $\lambda_{12}=\lambda_{13}=1$",
-    ylabel="robust correlation (not normalised)",
-    title="One connection decides whether the theorem holds",
+    xlabel=r"$\lambda_{23}$, with $\lambda_{12}=\lambda_{13}=1$", ylabel="robust correlation, unnormalised"
 )
+axis.set_title("One connection decides whether the theorem holds")
 axis.legend(loc="upper left")
-figures.save_figure(
-    fig,
-    "06_sign",
-    profile=profile,
-    data={"lambda_23": [str(value) for value in swept], "gamma": [str(v) for v in values]},
-    notebook="06_theorem_3",
-)
+data = {"lambda_23": [str(x) for x in swept], "gamma": [str(v) for v in values]}
+figures.save_figure(fig, "06_sign", profile=profile, data=data, notebook="06_theorem_3")
 plt.show()
 
 # %% [markdown]

@@ -148,7 +148,8 @@ print(f"1000 samples of it : truth {channel.bits:.3f}, plug-in {plug_in:.3f}, ED
 
 # %%
 done = len(runs.find(known_truths.EXPERIMENT, "reference")) == len(known_truths.plans("reference"))
-records = known_truths.run("reference" if done else profile)
+truths_of = "reference" if done else profile
+records = known_truths.run(truths_of)
 rows = {(row["law"], row["measure"], row["n"]): row for row in known_truths.table(records)}
 sizes = sorted({n for _, _, n in rows})
 table = []
@@ -193,7 +194,7 @@ for axis in axes[:, 0]:
     axis.set_ylabel("bias (bits)")
 fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
 fig.suptitle(r"With its own defaults EDGE leaves the truth at 4 dimensions and reports $\log_2 n$ at 32")
-figures.save_figure(fig, "08_bias", profile=profile, sources=records, notebook="08_edge")
+figures.save_figure(fig, "08_bias", profile=truths_of, sources=records, notebook="08_edge")
 plt.show()
 
 # %% [markdown]
@@ -239,7 +240,8 @@ for (network, n_fb, key), row in printed.items():
 # images (results of the reference profile, paper's settings), and on the digits of the quick profile.
 
 # %% tags=["nbval-ignore-output"]
-paper = (saturation.stored("reference") or saturation.run(profile))[0]
+stored = saturation.stored("reference")
+paper = (stored or saturation.run(profile))[0]
 for record in (paper, saturation.run(profile)[0]):
     network, per_class = record.config["network"], record.config["per_class"]
     bits, control = (saturation.by_size(record, key) for key in ("bits", "control_bits"))
@@ -270,7 +272,8 @@ fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", nco
 fig.suptitle(
     "Early-layer values fall with the number of images, on the same network, and so do those of shuffled pairs"
 )
-figures.save_figure(fig, "08_subsampling", profile=profile, sources=[paper], notebook="08_edge")
+where = "reference" if stored else profile
+figures.save_figure(fig, "08_subsampling", profile=where, sources=[paper], notebook="08_edge")
 plt.show()
 
 # %% [markdown]

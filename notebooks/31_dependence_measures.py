@@ -141,9 +141,9 @@ for n in (100, 1000):
 # %% tags=["nbval-ignore-output"]
 small = trials.run_plan(plan, profile)
 large = trials.plans("reference")[0]
-records = trials.stored(large, "reference")
+records, where = trials.stored(large, "reference"), "reference"
 if records is None:
-    large, records = plan, small
+    large, records, where = plan, small, profile
 won, rates = replication.outcomes(records, large.k), replication.rates(records)
 found_small = replication.replicate(small, plan.k, plan.first)
 for name, screening in ((f"first {plan.first}", found_small.first), ("others", found_small.rest)):
@@ -192,7 +192,7 @@ for epoch, axis in enumerate(axes, start=1):
 axes[0].set_ylabel("validation accuracy\nunder PGD-10 (%)")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
 fig.suptitle(f"Success needs a rate in between, and another one at each epoch ({len(records)} trials)")
-figures.save_figure(fig, "31_rates", profile=profile, sources=records, notebook="31_dependence_measures")
+figures.save_figure(fig, "31_rates", profile=where, sources=records, notebook="31_dependence_measures")
 plt.show()
 
 # %% [markdown]
@@ -269,7 +269,7 @@ axes[0].set_yticks(range(len(order)), [label(test.name) for test in order], font
 fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 holds = f"{len(held)} of {len(fresh)} predictors hold in fresh trials"
 fig.suptitle(f"{holds}; at nearly equal learning rates little is left of them")
-figures.save_figure(fig, "31_auc", profile=profile, sources=records, notebook="31_dependence_measures")
+figures.save_figure(fig, "31_auc", profile=where, sources=records, notebook="31_dependence_measures")
 plt.show()
 
 # %% [markdown]
