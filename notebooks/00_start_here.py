@@ -52,6 +52,15 @@ runs.check_profile(profile)
 # | The printed numbers | beside ours; one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is above $Acc^*$ under PGD; the library named runs AutoAttack for 10 steps and not 100, so we measure both | `10_table_1` |
 
 # %% [markdown]
+# ## What the second paper claims, and where it is computed
+#
+# | claim | what the notebook shows | where |
+# | --- | --- | --- |
+# | Collisions bound the robust loss of every classifier behind the features (Lemma 1) | the least losses on a conflict graph, exactly, with a proof that can be checked | `20_conflict_graphs` |
+# | Linear features have a closed form | all pairs of two classes of digits at once; where the distance is no metric | `21_linear_collisions` |
+# | A descent over activation patterns finds collisions behind ReLUs (Algorithms 1 and 2) | Figure 1 live, where the printed rule stops too early, a faster solver, exact verification | `22_relu_collisions` |
+
+# %% [markdown]
 # ## The result in one table
 #
 # PGD accuracy of ResNet-18, printed and ours. In the *printed* reading the test set decides when a trial stops, in the *sound* one
