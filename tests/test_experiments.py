@@ -3,6 +3,8 @@ of it."""
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from helpers import use_store
@@ -190,3 +192,21 @@ def test_networks_to_commit_are_measured_as_rounded(tmp_path, monkeypatch):
         wanted = value.half().float() if value.is_floating_point() else value
         assert torch.equal(rounded.state_dict()[name], wanted)
     assert not torch.equal(exact.fc.weight, rounded.fc.weight)
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+@pytest.mark.parametrize("profile", runs.PROFILES)
+def test_what_is_planned_and_stored_is_known_without_any_data(name, profile, monkeypatch, tmp_path):
+    """Notebooks of the quick profile ask for the reference results on machines that have no CIFAR-10."""
+
+    def no_data(*args, **kwargs):
+        raise AssertionError("a plan loads data")
+
+    monkeypatch.setattr(networks.data, "load", no_data)
+    monkeypatch.setattr(networks, "_load", no_data)
+    module = importlib.import_module(f"semirobust.experiments.{name}")
+    plans = module.plans(profile)
+    assert plans
+    if hasattr(module, "run_plan"):
+        monkeypatch.setenv("SEMIROBUST_RESULTS", str(tmp_path))
+        assert all(module.stored(plan, profile) is None for plan in plans)
