@@ -139,9 +139,7 @@ def plans(profile: str) -> list[Plan]:
     """The plan of a profile: standard, robust, and (f_a*, f_b) before and after fine-tuning."""
     name, numbers, sizes, probe, effort, n_fbs = _SETTINGS[runs.check_profile(profile)]
     (trials,) = (plan for plan in algorithm_1.plans(profile) if plan.name == name)
-    narrow = models.create(
-        trials.pair.robust.model, 10, width=2
-    )  # has the names of every width
+    narrow = models.create(trials.pair.robust.model, 10, width=2)  # has the names of every width
     names = [correlation.INPUT, *layers.weight_layers(narrow)]
     chosen = tuple(names) if numbers is None else tuple(names[number] for number in numbers)
     common: dict[str, Any] = {"pair": trials.pair, "probe": probe, "effort": effort, "sizes": sizes}
