@@ -260,7 +260,8 @@ for axis, (title, tests) in zip(axes, panels.items(), strict=True):
     axis.hlines(*bands, color="#d0d0d0", lw=5, zorder=1, label="null band, 95 %")
     axis.axvline(0.5, color=figures.COLORS["printed"], lw=0.8)
     for text, (names, colour) in groups.items():
-        x, y = [values[name] for name in names], [height[name] for name in names]
+        ordered = sorted(names)
+        x, y = [values[name] for name in ordered], [height[name] for name in ordered]
         axis.plot(x, y, "o", ms=4.5, color=figures.COLORS[colour], label=text)
     axis.set(title=title, xlabel="AUC", xlim=(0, 1), ylim=(-0.7, len(order) - 0.3))
 nearness = by_rate.tests[1].within
