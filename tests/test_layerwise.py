@@ -10,7 +10,7 @@ import torch
 from helpers import tiny_network, use_store
 from torch import nn
 
-from semirobust import attacks, correlation, experiments, layers, runs, training
+from semirobust import attacks, correlation, experiments, layers, models, runs, training
 from semirobust.experiments import algorithm_1, layerwise, networks
 from semirobust.experiments.layerwise import Effort, FineTuning, LayerwiseConfig, ProbeConfig, Sizes
 from semirobust.training import PGD
@@ -75,7 +75,9 @@ def test_the_plans():
     assert reference.name == "cifar10-width16"
     assert [len(config.layers) for config in reference.configs] == [19, 19, 5, 5, 13, 13]
     for plan in (quick, reference, *layerwise.plans("paper")):
-        names = [correlation.INPUT, *layers.weight_layers(networks.build(plan.configs[0].pair.robust))]
+        robust = plan.configs[0].pair.robust  # its own width: the names do not depend on it
+        model = models.create(robust.model, 10, width=robust.width)
+        names = [correlation.INPUT, *layers.weight_layers(model)]
         for config in plan.configs:
             layerwise._check_layers(config.layers, names)
             n_fb = int(config.subject.rpartition("_")[2]) if "_" in config.subject else 0
