@@ -68,6 +68,18 @@ class LayerDependence:
     def __float__(self) -> float:
         return self.bits
 
+    def record(self) -> dict[str, Any]:
+        """The pair and its numbers, as plain values for a results file."""
+        return {
+            "layers": [self.earlier, self.later],
+            "bits": self.bits,
+            "control_bits": self.control_bits,
+            "cap_bits": self.cap_bits,
+            "entropy_x_bits": self.entropy_x_bits,
+            "entropy_y_bits": self.entropy_y_bits,
+            "saturated": self.saturated,
+        }
+
     @property
     def excess_bits(self) -> float:
         """bits - control_bits: the part of the estimate that the pairing of the samples makes."""

@@ -97,7 +97,7 @@ def _constants(model: nn.Module, in_shape: Sequence[int], upto: str | None) -> C
     constants = node_constants(body, plan)
     found: dict[str, float] = {}
     for step in plan:
-        if (name := str(step.node.target)) in layers:
+        if (name := str(step.node.target)) in ([upto] if upto else layers):
             plain = copy.deepcopy(model.get_submodule(name)).double()  # BatchNorm not folded in
             found[name] = upper_norm(plain, step.in_shape) * constants[step.parents[0]]
     return Constants(found, constants[last.node])

@@ -44,6 +44,7 @@ __all__ = [
     "reference_weights",
     "results_root",
     "run",
+    "stored",
     "write_csv",
 ]
 
@@ -111,6 +112,15 @@ def find(experiment: str, profile: str) -> list[Record]:
     """
     folder = _experiment_folder(experiment, profile)
     return [_load(path) for path in sorted(folder.glob("*.json")) if re.fullmatch(r"[0-9a-f]{12}", path.stem)]
+
+
+def stored(config: Any, *, experiment: str, profile: str) -> Record | None:
+    """The stored run of one configuration; None where there is none. Computes nothing, reads no other run.
+
+    Raises CorruptFile where it is damaged or holds another configuration.
+    """
+    path = _experiment_folder(experiment, profile) / f"{config_hash(config)}.json"
+    return _load(path, canonical(config)) if path.is_file() else None
 
 
 def collate(experiment: str, profile: str) -> list[dict[str, Any]]:

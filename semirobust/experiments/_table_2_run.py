@@ -14,6 +14,7 @@ from torch import nn
 from semirobust import _readout_solve as solve
 from semirobust import attacks, layers, linear_readout
 from semirobust.experiments import networks
+from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.linear_readout import Activations, LinearReadout, Solution
 from semirobust.training import PGD
@@ -131,7 +132,7 @@ def run_readouts(config: ReadoutConfig, *, say: Say = lambda line: None) -> dict
                 say(f"{config.attack}, {n_fa} layers, {readout}, fitted on {fit}: {', itself '.join(shares)}")
         controls = _controls(subject, n_fa, d, of_size["scored"], config)
         rows.append({"n_fa": n_fa, "features": d, "readouts": cells, "controls": controls})
-    star = _summary(subject.outputs[:n].argmax(1) == subject.labels[:n])
+    star = summary(subject.outputs[:n].argmax(1) == subject.labels[:n])
     return {
         "acc_star": {"transfer": star, "adaptive": _adaptive(subject.net, subject, config)},
         "rows": rows,
@@ -166,7 +167,7 @@ def run_stopping(config: StoppingConfig, *, say: Say = lambda line: None) -> dic
                 others = linear_readout.out_of_batch(gram, fitted.solution, outputs[part], config.batch)
                 predicted["out_of_batch"] = others
         labels = subject.labels[:n]
-        found[rule] = {name: _summary(logits.argmax(1) == labels) for name, logits in predicted.items()}
+        found[rule] = {name: summary(logits.argmax(1) == labels) for name, logits in predicted.items()}
         shares = ", ".join(f"{name} {100 * cell['accuracy']:.1f} %" for name, cell in found[rule].items())
         say(f"PGD, {rule}, {n} images: {shares}")
     return found
@@ -210,7 +211,7 @@ def _cells(
     for (readout, solution), weight in zip(found.items(), weights, strict=True):
         model = LinearReadout(subject.net, names, weight)
         cells[readout] = {
-            "transfer": _summary(_logits(model, subject.attacked[: subject.n]).argmax(1) == labels),
+            "transfer": summary(_logits(model, subject.attacked[: subject.n]).argmax(1) == labels),
             "adaptive": _adaptive(model, subject, config),
             "rank": solution.rank,
             "condition": solution.condition,
@@ -218,7 +219,7 @@ def _cells(
         }
         if fit == "scored" and READOUTS[readout][0] == "algorithm_2":
             others = linear_readout.out_of_batch(gram, solution, subject.targets(readout, fit), batch)
-            cells[readout]["out_of_batch"] = _summary(others.argmax(1) == labels)
+            cells[readout]["out_of_batch"] = summary(others.argmax(1) == labels)
     return cells
 
 
@@ -263,18 +264,11 @@ def _adaptive(model: nn.Module, subject: _Subject, config: ReadoutConfig) -> dic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", attacks.GradientMaskingWarning)  # kept in the result instead
         found = attacks.evaluate(model, images, labels, config.attack, **config.effort)
-    return _summary(found.correct) | {
+    return summary(found.correct) | {
         "zero_gradient_share": found.zero_gradient_share,
         "warnings": list(found.warnings),
         "parts": [list(part) for part in found.parts],
     }
-
-
-def _summary(correct: torch.Tensor) -> dict[str, Any]:
-    """Accuracy, interval, n, and the verdict on each image (``correct``: packed bits in hexadecimal)."""
-    n, right = len(correct), int(correct.sum())
-    packed = np.packbits(correct.numpy()).tobytes().hex()
-    return {"accuracy": right / n, "interval": list(attacks.wilson(right, n)), "n": n, "correct": packed}
 
 
 def _one_hot(labels: torch.Tensor, kinds: int) -> torch.Tensor:

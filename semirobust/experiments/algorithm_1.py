@@ -11,12 +11,12 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from semirobust import attacks, dependence, layers, rho, runs
 from semirobust.data import Images
 from semirobust.experiments import networks
+from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import Pair
 from semirobust.training import TrainConfig
 from semirobust.view import fast_dtype
@@ -138,40 +138,18 @@ def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attac
 
 
 def _summary(evaluation: attacks.Evaluation) -> dict[str, Any]:
-    """Accuracy, interval, n, and the verdict on each image (``correct``: packed bits in hexadecimal)."""
-    return {
-        "accuracy": evaluation.accuracy,
-        "interval": list(evaluation.interval),
-        "n": evaluation.n,
-        "correct": np.packbits(evaluation.correct.numpy()).tobytes().hex(),
+    """The verdicts, and what the evaluation says of itself."""
+    return summary(evaluation.correct) | {
         "zero_gradient_share": evaluation.zero_gradient_share,
         "warnings": list(evaluation.warnings),
     }
-
-
-def verdicts(summary: Mapping[str, Any]) -> np.ndarray:
-    """The stored verdicts: bool [n], right under the attack or not."""
-    packed = np.frombuffer(bytes.fromhex(summary["correct"]), np.uint8)
-    return np.unpackbits(packed, count=summary["n"]).astype(bool)
 
 
 def _dependence(model: nn.Module, pair: Pair, test: Images, n_fb: int) -> list[dict[str, Any]]:
     """I_j of the last ``n_fb`` pairs of layers on PGD-attacked test images, with its control."""
     attacked = attacks.perturb(model, test.images, test.labels, "pgd", seed=0, **asdict(pair.attack))
     found = dependence.class_conditional(model, attacked, test.labels, n_last=n_fb, shuffles=SHUFFLES)
-    return [
-        {
-            "layers": [item.earlier, item.later],
-            "bits": item.bits,
-            "control_bits": item.control_bits,
-            "cap_bits": item.cap_bits,
-            "entropy_x_bits": item.entropy_x_bits,
-            "entropy_y_bits": item.entropy_y_bits,
-            "saturated": item.saturated,
-            "n_by_class": list(item.counts.values()),
-        }
-        for item in found
-    ]
+    return [item.record() | {"n_by_class": list(item.counts.values())} for item in found]
 
 
 def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
@@ -211,9 +189,7 @@ def run_trial(
     standard, robust = _pair_networks(config.pair, say)
     test = networks.test_images(config.pair.robust, config.sizes.test)
     validation = networks.validation_images(config.pair.robust, config.sizes.validation)
-    pool = networks.training_images(config.pair.robust)
-    shared = max(0, config.sizes.validation - config.pair.robust.holdout)  # validation images in the pool
-    images = pool.subset(range(min(config.sizes.fine_tune, len(pool) - shared)))
+    images = networks.fine_tuning_images(config.pair.robust, config.sizes.fine_tune, config.sizes.validation)
     star = {attack: summary["accuracy"] for attack, summary in baseline["accuracy"]["robust"].items()}
     star_validation = baseline["robust_validation"]["accuracy"]
 
@@ -301,16 +277,13 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    found = {
-        record.path.stem: record for name in (BASELINES, EXPERIMENT) for record in runs.find(name, profile)
-    }
-    wanted = {
-        n_fb: [runs.config_hash(plan.trial(n_fb, number)) for number in range(plan.trials)]
+    baseline = runs.stored(plan.baseline, experiment=BASELINES, profile=profile)
+    trials = {
+        n_fb: [
+            runs.stored(plan.trial(n_fb, number), experiment=EXPERIMENT, profile=profile)
+            for number in range(plan.trials)
+        ]
         for n_fb in plan.n_fb
     }
-    baseline = runs.config_hash(plan.baseline)
-    if any(name not in found for name in [baseline, *(name for names in wanted.values() for name in names)]):
-        return None
-    return Outcome(
-        plan, found[baseline], {n_fb: [found[name] for name in names] for n_fb, names in wanted.items()}
-    )
+    there = {n_fb: [record for record in group if record] for n_fb, group in trials.items()}
+    return Outcome(plan, baseline, there) if baseline and there == trials else None

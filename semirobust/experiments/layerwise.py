@@ -280,18 +280,7 @@ def _dependence(
     if not pairs:
         return []
     found = dependence.class_conditional(model, attacked, labels, pairs=pairs, shuffles=SHUFFLES)
-    return [
-        {
-            "layers": [item.earlier, item.later],
-            "bits": item.bits,
-            "control_bits": item.control_bits,
-            "cap_bits": item.cap_bits,
-            "entropy_x_bits": item.entropy_x_bits,
-            "entropy_y_bits": item.entropy_y_bits,
-            "saturated": item.saturated,
-        }
-        for item in found
-    ]
+    return [item.record() for item in found]
 
 
 def empirical_u(
@@ -347,8 +336,8 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    found = {record.path.stem: record for record in runs.find(EXPERIMENT, profile)}
-    wanted = {config.subject: runs.config_hash(config) for config in plan.configs}
-    if any(name not in found for name in wanted.values()):
-        return None
-    return Outcome(plan, {subject: found[name] for subject, name in wanted.items()})
+    found = {
+        config.subject: runs.stored(config, experiment=EXPERIMENT, profile=profile) for config in plan.configs
+    }
+    there = {subject: record for subject, record in found.items() if record}
+    return Outcome(plan, there) if len(there) == len(found) else None

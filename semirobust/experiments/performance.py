@@ -337,10 +337,10 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    found = {record.path.stem: record for record in runs.find(EXPERIMENT, profile)}
-    paths = {record.path.stem: record for record in runs.find(PATH, profile)}
-    wanted = {(config.subject, config.n_fb): runs.config_hash(config) for config in plan.configs}
-    path = runs.config_hash(plan.path)
-    if path not in paths or any(name not in found for name in wanted.values()):
-        return None
-    return Outcome(plan, {key: found[name] for key, name in wanted.items()}, paths[path])
+    found = {
+        (config.subject, config.n_fb): runs.stored(config, experiment=EXPERIMENT, profile=profile)
+        for config in plan.configs
+    }
+    path = runs.stored(plan.path, experiment=PATH, profile=profile)
+    there = {key: record for key, record in found.items() if record}
+    return Outcome(plan, there, path) if path and len(there) == len(found) else None

@@ -198,9 +198,7 @@ def _row(model: nn.Module, config: TrialConfig, validation: Images, test: Images
 
 def _accuracy(model: nn.Module, images: Images, attack: PGD) -> float:
     attacked = attacks.perturb(model, images.images, images.labels, "pgd", seed=0, **asdict(attack))
-    with torch.no_grad():
-        batches = zip(attacked.split(256), images.labels.to(attacked.device).split(256), strict=True)
-        return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches) / len(images)
+    return attacks.evaluate(model, attacked, images.labels, "none").accuracy
 
 
 def measure_layers(
@@ -255,6 +253,9 @@ def run_plan(
 
 def stored(plan: Plan, profile: str) -> list[runs.Record] | None:
     """The trials of a plan where all are stored, else None. Computes nothing."""
-    found = {record.path.stem: record for record in runs.find(EXPERIMENT, profile)}
-    hashes = [runs.config_hash(plan.trial(number)) for number in range(plan.trials)]
-    return [found[name] for name in hashes] if all(name in found for name in hashes) else None
+    found = [
+        runs.stored(plan.trial(number), experiment=EXPERIMENT, profile=profile)
+        for number in range(plan.trials)
+    ]
+    there = [record for record in found if record]
+    return there if len(there) == len(found) else None

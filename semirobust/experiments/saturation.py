@@ -118,22 +118,13 @@ def _attacked(
     model, _ = networks.trained(network, say=say)
     test = networks.test_images(network)
     attacked = attacks.perturb(model, test.images, test.labels, "pgd", seed=0, **asdict(attack))
-    with torch.no_grad():
-        batches = zip(attacked.split(256), test.labels.to(attacked.device).split(256), strict=True)
-        right = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
-    return model, attacked, right / len(test)
+    return model, attacked, attacks.evaluate(model, attacked, test.labels, "none").accuracy
 
 
 def _columns(found: Sequence[dependence.LayerDependence]) -> dict[str, Any]:
     """One list over the pairs of layers for each number; bits."""
-    return {
-        "bits": [item.bits for item in found],
-        "control_bits": [item.control_bits for item in found],
-        "cap_bits": [item.cap_bits for item in found],
-        "entropy_x_bits": [item.entropy_x_bits for item in found],
-        "entropy_y_bits": [item.entropy_y_bits for item in found],
-        "saturated": [item.saturated for item in found],
-    }
+    rows = [item.record() for item in found]
+    return {key: [row[key] for row in rows] for key in rows[0] if key != "layers"}
 
 
 def subsample(labels: np.ndarray, n: int, seed: Sequence[int]) -> np.ndarray:
@@ -157,9 +148,8 @@ def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list
 
 def stored(profile: str) -> list[runs.Record]:
     """The records of a profile that are there, in the order of ``plans``. Computes nothing."""
-    found = {record.path.stem: record for record in runs.find(EXPERIMENT, profile)}
-    hashes = [runs.config_hash(config) for config in plans(profile)]
-    return [found[name] for name in hashes if name in found]
+    found = [runs.stored(config, experiment=EXPERIMENT, profile=profile) for config in plans(profile)]
+    return [record for record in found if record]
 
 
 # --- reading ---

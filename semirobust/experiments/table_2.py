@@ -37,7 +37,7 @@ from semirobust.experiments._table_2_run import (
     run_readouts,
     run_stopping,
 )
-from semirobust.experiments.algorithm_1 import verdicts
+from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.rho import paired_difference
 
@@ -130,11 +130,12 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = lambda li
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    found = {
-        record.path.stem: record for name in (EXPERIMENT, STOPPING) for record in runs.find(name, profile)
+    records = {
+        attack: runs.stored(plan.config(attack), experiment=EXPERIMENT, profile=profile) for attack in ATTACKS
     }
-    records = {attack: found.get(runs.config_hash(plan.config(attack))) for attack in ATTACKS}
-    stopping = {config.images: found.get(runs.config_hash(config)) for config in plan.stopping}
+    stopping = {
+        config.images: runs.stored(config, experiment=STOPPING, profile=profile) for config in plan.stopping
+    }
     if None in records.values() or None in stopping.values():
         return None
     return Outcome(

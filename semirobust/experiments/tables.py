@@ -12,6 +12,7 @@ import numpy as np
 
 from semirobust import data, figures, rho
 from semirobust.experiments import algorithm_1
+from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.algorithm_1 import Outcome, Plan
 
 #: keys and headings of Tables 1 and 3; accuracies in per cent, dependence in bits with its shuffled control
@@ -113,7 +114,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
         for record, epoch in zip(outcome.trials[n_fb], found.epochs, strict=True)
     ]
     difference, low, high = rho.paired_difference(
-        np.array([algorithm_1.verdicts(summary) for summary in stopped]), algorithm_1.verdicts(star)
+        np.array([verdicts(summary) for summary in stopped]), verdicts(star)
     )
     accuracy = float(np.mean([summary["accuracy"] for summary in stopped]))
     if reading == "printed":
