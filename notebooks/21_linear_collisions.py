@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from semirobust import collisions, figures, runs
-from semirobust.experiments import second_paper
+from semirobust.experiments import bound_figures, second_paper
 from semirobust.extractors import as_layers
 
 figures.use_style()
@@ -187,27 +187,30 @@ plt.show()
 # %% [markdown]
 # ## Trained networks: all pairs at once
 #
-# The fully connected network of the paper (300-200-2), digits 3 against 7 at 28 x 28, trained on clean
-# images, with PGD and with TRADES at an $\ell_2$ budget of 2. Its first layer keeps 300 of 784 directions.
-# The points are projected onto its row space once; then all distances are one matrix product. "Input" is the
-# layer $L=I$. The networks are trained on first use and stored.
+# The fully connected network of the paper (on digits 3/10 as wide), for 3 against 7 at 28 x 28, trained on
+# clean images, with PGD and with TRADES at an $\ell_2$ budget of 2. Its first layer keeps as many of the 784
+# directions as it has rows. The points are projected onto its row space once; then all distances are one
+# matrix product. "Images" is the layer $L=I$. The networks are trained on first use and stored.
 
 # %% tags=["nbval-ignore-output"]
 TRAINED = {"benign": "fcnn-benign", "PGD at 2": "fcnn-pgd-2", "TRADES at 2": "fcnn-trades-2"}
-LOOKS = {"input": "printed", "benign": "clean", "PGD at 2": "robust", "TRADES at 2": "control"}
+LOOKS = {
+    "images": bound_figures.training_style("images"),
+    **{name: bound_figures.training_style(key.removeprefix("fcnn-")) for name, key in TRAINED.items()},
+}
 config = networks[f"{dataset}-fcnn-benign"]
 sets = [second_paper.images(config, split) for split in ("train", "test")]
 pixels = torch.cat([part.images for part in sets]).double().flatten(1).numpy()  # [N, 784]
 labels = torch.cat([part.labels for part in sets]).numpy()
 threes, sevens = (pixels[labels == label][:500] for label in (0, 1))
-layers = {"input": np.eye(pixels.shape[1])}
+layers = {"images": np.eye(pixels.shape[1])}
 for name, key in TRAINED.items():
     model, _ = second_paper.trained(networks[f"{dataset}-{key}"])
     layers[name] = as_layers(model, sets[0].shape, depth=1)[0][0]
 distances = {name: collisions.linear_distances(layer, threes, sevens) for name, layer in layers.items()}
 print(f"{len(threes)} threes, {len(sevens)} sevens, {threes.shape[0] * sevens.shape[0]:,} pairs")
 for name, values in distances.items():
-    ratio = np.median(values / distances["input"])
+    ratio = np.median(values / distances["images"])
     low, middle = values.min(), np.median(values)
     print(
         f"{name:12s} {layers[name].shape[0]} rows: smallest {low:.3f}, median {middle:.3f}, ratio {ratio:.3f}"
@@ -215,9 +218,9 @@ for name, values in distances.items():
 
 # %% tags=["nbval-ignore-output"]
 fig, axis = plt.subplots(figsize=(6.8, 3.3))
-bins = np.linspace(1, 6.5, 56)
+bins = np.linspace(0.9, 6.1, 53)
 for name, values in distances.items():
-    style = {"color": figures.COLORS[LOOKS[name]], "histtype": "step", "lw": 1.8}
+    style = {"color": LOOKS[name]["color"], "histtype": "step", "lw": 1.8, "ls": "-"}
     axis.hist(values.ravel(), bins, weights=np.full(values.size, 100 / values.size), label=name, **style)
 axis.set(xlabel=r"least budget $\varepsilon_f^*(u, v)$ of a pair ($\ell_2$, pixels in [0, 1])")
 axis.set(ylabel="pairs (%)", xlim=(bins[0], bins[-1]))
@@ -231,8 +234,8 @@ plt.show()
 # ## The closest pair, drawn
 #
 # For each network the pair of images that collides first. $\tilde u$ and $\tilde v$ look different, and
-# the first layer gives both the same 300 numbers up to rounding; so does everything behind it. As in the
-# paper, perturbed pixels may leave [0, 1] (they are clipped for display only).
+# the first layer gives both the same numbers up to rounding; so does everything behind it. As in the paper,
+# perturbed pixels may leave [0, 1] (they are clipped for display only).
 
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(3, 4, figsize=(5.6, 4.6))
@@ -264,7 +267,7 @@ plt.show()
 # points themselves, all with the same weight: the bounds say nothing about other images.
 
 # %% tags=["nbval-ignore-output"]
-budgets = np.linspace(1.25, 4.25, 25)
+budgets = np.linspace(0.75, 4.25, 29)
 bounds = {name: np.zeros((2, len(budgets))) for name in distances}  # 0-1 loss, cross-entropy in nats
 for name, values in distances.items():
     for k, budget in enumerate(budgets):
@@ -280,10 +283,10 @@ titles, shares = ("0-1 loss", "cross-entropy (nats)"), np.array([len(threes), le
 shares = shares / shares.sum()
 blind = shares.min(), -shares @ np.log(shares)
 for axis, number, title, top in zip(axes, (0, 1), titles, blind, strict=True):
-    for (name, values), style in zip(bounds.items(), ("-", "--", "-", "-."), strict=True):
-        axis.plot(budgets, values[number], style, color=figures.COLORS[LOOKS[name]], label=name)
-    axis.axhline(top, color=figures.COLORS["printed"], lw=0.8, ls=":")
-    axis.annotate("without looking", (budgets[0], top), (2, 3), textcoords="offset points")
+    for name, values in bounds.items():
+        axis.plot(budgets, values[number], label=name, **LOOKS[name])
+    axis.axhline(top, color=figures.COLORS["printed"], lw=0.8, ls="--")
+    axis.annotate("guessing", (budgets[0], top), (2, 3), textcoords="offset points")
     axis.set(xlabel=r"budget $\varepsilon$ ($\ell_2$, pixels in [0, 1])", ylabel=f"{title}, at least")
     axis.set(xlim=(budgets[0], budgets[-1]), ylim=(0, top * 1.12))
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -296,9 +299,9 @@ plt.show()
 # ## A convolution as an operator
 #
 # The paper casts a convolution as a matrix. Its row space can be had without: apply the convolution and its
-# adjoint to unit images. On 8 x 8 images both ways agree. The trained first convolution of the paper's CNN
-# would be a matrix of 11,520 rows. It has full rank, so it is injective: it forgets nothing, and every
-# distance is that of the input. What the CNN loses, it loses behind this layer.
+# adjoint to unit images. On 8 x 8 images both ways agree. The trained first convolution of the CNN would
+# be a matrix of thousands of rows. It has full rank, so it is injective: it forgets nothing, and every
+# distance is that of the images. What the CNN loses, it loses behind this layer.
 
 # %% tags=["nbval-ignore-output"]
 kernel = np.random.default_rng(0).normal(size=(2, 1, 5, 5))
@@ -311,29 +314,29 @@ print(f"operator and matrix {operator.shape}: largest difference {abs(both[0] - 
 cnn, _ = second_paper.trained(networks[f"{dataset}-cnn-benign"])
 convolution = as_layers(cnn, sets[0].shape, depth=1)[0][0]
 through = collisions.linear_distances(convolution, threes, sevens)
-change = abs(through - distances["input"]).max()
-print(f"trained convolution {convolution.shape}: all distances as in the input, up to {change:.1g}")
+change = abs(through - distances["images"]).max()
+print(f"trained convolution {convolution.shape}: all distances as those of the images, up to {change:.1g}")
 
 # %% [markdown]
 # ## What to believe
 #
 # * For linear layers and $\ell_2$ the closed form is exact, cheap and true as printed; the existence of a
 #   minimum needs a bounded ball, and the induced distance is not a metric in general.
-# * The bound for a layer is at or above that of the input at every budget. The gap is what this layer
+# * The bound for a layer is at or above that of the images at every budget. The gap is what this layer
 #   costs *at least*; a small bound does not say that the network is robust.
-# * The networks with adversarial training keep the pairs further apart than the benign one here, but their
-#   first layer still forgets. One seed, one small data set: the order of PGD and TRADES means little.
+# * The networks with adversarial training keep most pairs further apart than the benign one here, not always
+#   the closest, and their first layer still forgets. One seed, one small data set: notebook 23 has more.
 #
 # ## Change one number and run again
 #
 # How much of the distance survives a layer that was not trained? A Gaussian layer of `kept` rows shrinks
-# it to about $\sqrt{\mathtt{kept}/784}$ of the input's. At 300 rows compare it with the ratios above: the
-# trained rows lie much more in the directions in which the images differ.
+# it to about $\sqrt{\mathtt{kept}/784}$ of the images'. With as many rows as the trained layers have, compare
+# it with the ratios above: trained rows lie much more in the directions in which the images differ.
 
 # %% tags=["nbval-ignore-output"]
-kept = 300
+kept = layers["benign"].shape[0]
 gaussian = np.random.default_rng(2).normal(size=(kept, pixels.shape[1]))
-random_ratio = collisions.linear_distances(gaussian, threes, sevens) / distances["input"]
+random_ratio = collisions.linear_distances(gaussian, threes, sevens) / distances["images"]
 print(f"{kept} directions: {np.median(random_ratio):.3f}; sqrt(kept/784) = {(kept / 784) ** 0.5:.3f}")
 
 # %% [markdown]
@@ -346,11 +349,11 @@ assert feasible[1e-9] == (True, False) and feasible[0] == (False, False) and not
 print("the slab does not attain its infimum, the segment has no budget: ok")
 assert all(abs(value - expected) < 1e-4 for value, expected in sines.values()) and detours[0] < direct / 50
 print("angle feature: r sin(theta/2), and no triangle inequality: ok")
-assert all((values <= distances["input"] + 1e-9).all() for values in distances.values())
+assert all((values <= distances["images"] + 1e-9).all() for values in distances.values())
 assert max(agreement.values()) < 1e-9 and max(residuals.values()) < 1e-9
 print("a layer never raises a distance; collisions are exact up to rounding: ok")
 assert all((np.diff(value, axis=1) >= -1e-12).all() for value in bounds.values())
-assert all((value >= bounds["input"] - 1e-12).all() for value in bounds.values())
-print("bounds grow with the budget and are at least those of the input: ok")
+assert all((value >= bounds["images"] - 1e-12).all() for value in bounds.values())
+print("bounds grow with the budget and are at least those of the images: ok")
 assert abs(both[0] - both[1]).max() < 1e-9 and both[0].min() > 0
 print("a convolution as an operator agrees with its matrix: ok")

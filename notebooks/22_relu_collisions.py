@@ -26,6 +26,7 @@ profile = "quick"
 # %%
 import itertools
 import time
+from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -82,7 +83,7 @@ BLANK = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 def draw_ends(axis):
     """The two points."""
-    for point, name, shift in ((u, "$u$", (-13, 3)), (v, "$v$", (7, -4))):
+    for point, name, shift in ((u, "$u$", (-3, 7)), (v, "$v$", (7, -4))):
         axis.plot(*point, "ko", ms=6, zorder=5)
         axis.annotate(name, point, xytext=shift, textcoords="offset points")
 
@@ -100,6 +101,7 @@ def draw_plane(axis, title, x, y):
     axis.axhline(0, color="k", lw=0.8)
     axis.axvline(0, color="k", lw=0.8)
     axis.set(xlim=x, ylim=y, aspect="equal", xlabel="$x_1$", ylabel="$x_2$", title=title)
+    axis.locator_params(integer=True, nbins=7)
     draw_ends(axis)
     axis.legend(loc="upper right")
 
@@ -129,11 +131,11 @@ def draw_descent(axis, optimum, middle, corner):
 # %%
 middle = collisions.descend(*figure_1, rule="printed").cells
 corner = collisions.descend(*figure_1, start=same(1, 1)).cells
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.5))
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.1))
 draw_patterns(left)
 draw_descent(right, best.epsilon[0], middle, corner)
-draw_plane(left, "The optimum of each pattern", (-6, 14), (-11, 10))
-draw_plane(right, "The descent reaches budget 5, the optimum", (-1, 12.6), (-7.6, 6.68))
+draw_plane(left, "The optimum of each pattern", (-6, 13), (-7.5, 9))
+draw_plane(right, "The descent reaches budget 5, the optimum", (-1, 13.6), (-6.7, 6))
 shown = {"patterns": {str(gates): round(cell.epsilon, 6) for gates, cell in cells.items()}}
 shown |= {"descent": [[round(cell.epsilon, 6) for cell in path] for path in (middle, corner)]}
 figures.save_figure(fig, "22_figure_1", profile=profile, data=shown, notebook="22_relu_collisions")
@@ -171,7 +173,7 @@ def vertex(network, u, v, pattern):
         return cell
     moved = np.where(pattern.u[-1], cell.z_v[-1], 0)  # [m]
     z_u, z_v = [*cell.z_u[:-1], cell.z_u[-1] + moved], [*cell.z_v[:-1], cell.z_v[-1] - moved]
-    return cell._replace(z_u=z_u, z_v=z_v, nu=cell.nu - moved)
+    return replace(cell, z_u=z_u, z_v=z_v, nu=cell.nu - moved)
 
 
 TWO = (
@@ -321,7 +323,7 @@ for kappa in (0.0, 1e-6):
 # %% [markdown]
 # ## The first ReLU layer of a trained network
 #
-# Digits 3 against 7, two fully connected networks with 300 units in the first layer. A collision before the
+# Digits 3 against 7, two fully connected networks of 3/10 of the printed width. A collision before the
 # ReLU is one after it, so ReLUs can only add collisions: for every pair
 #
 # $$\varepsilon^*_{\text{ReLU}} \le \varepsilon^*_{\text{linear}} \le \tfrac12\|u - v\|.$$

@@ -5,7 +5,8 @@
                          D_j p_j >= margin, D'_j p'_j >= margin   everywhere,
 
 with p and p' the pre-activations at u + delta and v + delta', affine on the pattern, and D = +1 for an open
-unit and -1 for a closed one. Solved by Clarabel in the row space of the first matrix, which loses nothing.
+unit and -1 for a closed one; a last layer without ReLU has no signs to keep. Solved by Clarabel in the row
+space of the first matrix, which loses nothing.
 
 Where this departs from Appendix D of the paper on fixed feature extractors:
 1. The equalities are replaced by an orthonormal basis of their row space: with more open units than rank
@@ -15,6 +16,8 @@ Where this departs from Appendix D of the paper on fixed feature extractors:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import clarabel
@@ -22,6 +25,7 @@ import numpy as np
 from scipy import sparse
 
 from semirobust._collision_layers import Array, Network, Pattern, numerical_rank
+from semirobust._collision_system import Equations
 
 __all__ = ["TOLERANCE", "Cell", "Program", "program", "solve", "without"]
 
@@ -29,29 +33,40 @@ TOLERANCE = 1e-9  # of the solver: duality gap and feasibility
 CONSISTENT = 1e-6  # equalities that miss a solution by more make the pattern infeasible
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Cell:
     """The optimum on one pattern.
 
     status: "solved", "infeasible" (no collision has this pattern, or none with the margin) or "failed".
-    epsilon, u, v: the budget and the points [d]; infinite and not-a-number unless solved.
+    epsilon: the budget; infinite unless solved.
+    points: gives both points [d], which are rarely asked for; `u` and `v` are these.
     p_u, p_v: pre-activations at the two points, [n_i] for each layer.
     z_u, z_v: multipliers of their signs, at least 0, for each layer: raising the right side by t raises
         epsilon by z t.
     nu: multipliers of the equalities [m], 0 where the unit is closed; of least norm where they are not
         unique.
     mu: (mu, mu'), multipliers of the two balls; they sum to 1.
+    equations: those that hold at the optimum, where they are known, for a proof to start from.
     """
 
     status: str
     epsilon: float
-    u: Array
-    v: Array
+    points: Callable[[], tuple[Array, Array]]
     p_u: list[Array]
     p_v: list[Array]
     z_u: list[Array]
     z_v: list[Array]
     nu: Array
     mu: tuple[float, float]
+    equations: Equations | None = None
+
+    @property
+    def u(self) -> Array:
+        return self.points()[0]
+
+    @property
+    def v(self) -> Array:
+        return self.points()[1]
 
     def forces(self, pattern: Pattern) -> tuple[Array, Array]:
         """alpha = D z + nu and beta = D z' - nu of the last layer, [m] each: all that is determined of
@@ -84,7 +99,10 @@ def program(network: Network, u: Array, v: Array, pattern: Pattern, margin: floa
             (rows, rows @ (network.space.basis.T @ point) + offset) for rows, offset in network.affine(gates)
         ]
         pieces.append(affine[-1])
-        for gate, (rows, value) in zip(gates, affine, strict=True):
+        for layer, (gate, (rows, value)) in enumerate(zip(gates, affine, strict=True)):
+            if layer == network.signed:
+                kept[side].append(np.zeros_like(gate))
+                continue
             signs = np.where(gate, 1.0, -1.0)
             varies = np.asarray(rows.any(axis=1))  # [n_i]
             if (signs[~varies] * value[~varies] < 0).any():
@@ -179,8 +197,7 @@ def _read(network: Network, u: Array, v: Array, pattern: Pattern, built: Program
     return Cell(
         status="solved",
         epsilon=float(max(np.linalg.norm(step_u), np.linalg.norm(step_v))),
-        u=at_u,
-        v=at_v,
+        points=lambda: (at_u, at_v),
         p_u=network.pre_activations(at_u, pattern.u),
         p_v=network.pre_activations(at_v, pattern.v),
         z_u=multipliers[0],
@@ -193,4 +210,4 @@ def _read(network: Network, u: Array, v: Array, pattern: Pattern, built: Program
 def without(status: str) -> Cell:
     """What stands for an optimum that there is not."""
     none = np.array([])
-    return Cell(status, np.inf, none, none, [], [], [], [], none, (np.nan, np.nan))
+    return Cell(status, np.inf, lambda: (none, none), [], [], [], [], none, (np.nan, np.nan))

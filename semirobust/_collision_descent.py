@@ -25,7 +25,7 @@ the printed rule stops too early.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -33,12 +33,13 @@ import numpy as np
 
 from semirobust._collision_cone import Cell, solve
 from semirobust._collision_layers import Array, Network, Pattern
-from semirobust._collision_result import Collisions, Point, collect
+from semirobust._collision_polish import Start
+from semirobust._collision_result import Collisions, Known, Point, collect
 from semirobust._collision_verify import verify_pair
 
-__all__ = ["MARGIN", "Descent", "Rule", "descend", "descent", "proved"]
+__all__ = ["MARGIN", "Descent", "Rule", "descend", "descent", "joined", "proved"]
 
-Rule: TypeAlias = Literal["repaired", "printed"]
+Rule: TypeAlias = Literal["repaired", "quick", "printed"]
 Solver: TypeAlias = Callable[[Network, Array, Array, Pattern], Cell]
 
 POSITIVE = 1e-7  # multipliers above this are positive
@@ -66,14 +67,24 @@ def descent(
     network: Network,
     u: Array,
     v: Array,
+    known: Known,
     *,
     rule: Rule = "repaired",
     margin: float = MARGIN,
     max_programs: int = 200,
 ) -> Collisions:
-    """`descend` for each pair [B, d], and a proof for the cheapest point on each path that has one."""
+    """`descend` for each pair [B, d], from the midpoint and from the collision given for it, and a proof for
+    the cheapest point on the paths that has one.
+    """
     _check(rule, margin, max_programs)
-    paths = [descend(network, *pair, rule=rule, max_programs=max_programs) for pair in zip(u, v, strict=True)]
+    paths = []
+    for i, pair in enumerate(zip(u, v, strict=True)):
+        path = descend(network, *pair, rule=rule, max_programs=max_programs)
+        if known.given[i] and path.programs < max_programs:
+            start = Start.at(network, known.u[i], known.v[i]).pattern
+            left = max_programs - path.programs
+            path = joined([path, descend(network, *pair, rule=rule, start=start, max_programs=left)])
+        paths.append(path)
     points = [
         proved(network, first, second, path, margin) for first, second, path in zip(u, v, paths, strict=True)
     ]
@@ -93,6 +104,19 @@ def _check(rule: str, margin: float, max_programs: int) -> None:
         raise ValueError(f"margin is {margin!r}; it must be positive and finite, such as {MARGIN}")
     if isinstance(max_programs, bool) or not isinstance(max_programs, int) or max_programs < 1:
         raise ValueError(f"max_programs is {max_programs!r}; it must be a whole number, 1 or more")
+
+
+def joined(paths: Sequence[Descent]) -> Descent:
+    """Several descents of one pair as one: every optimum, cheapest last."""
+    best = min(paths, key=lambda path: path.cells[-1].epsilon if path.cells else np.inf)
+    entries = [entry for path in paths for entry in zip(path.patterns, path.cells, strict=True)]
+    entries.sort(key=lambda entry: -entry[1].epsilon)
+    return Descent(
+        patterns=tuple(pattern for pattern, _ in entries),
+        cells=tuple(cell for _, cell in entries),
+        status=best.status,
+        programs=sum(path.programs for path in paths),
+    )
 
 
 def proved(network: Network, u: Array, v: Array, path: Descent, margin: float) -> Point:
@@ -122,7 +146,11 @@ def descend(
     max_programs: int = 200,
     solver: Solver = solve,
 ) -> Descent:
-    """The descent of one pair, u and v [d], from the pattern of the midpoint or a given one."""
+    """The descent of one pair, u and v [d], from the pattern of the midpoint or a given one.
+
+    rule: "quick" leaves out the second of the steps of "repaired", which rarely helps; it stops in the same
+        places.
+    """
     pattern = network.pattern((u + v) / 2) if start is None else start
     cell = solver(network, u, v, pattern)
     programs, seen = 1, {pattern.key()}
@@ -153,19 +181,20 @@ Flip: TypeAlias = tuple[int, int, int]  # branch (0: u, 1: v, 2: both, in the la
 def _neighbours(network: Network, pattern: Pattern, cell: Cell, rule: Rule) -> Iterator[Pattern]:
     """The patterns to try from an optimum, in order."""
     if rule == "printed":
-        if flips := _printed(cell):
+        if flips := _printed(network, cell):
             yield _flipped(pattern, flips)
         return
     gains = _gains(network, pattern, cell)
     candidates = sorted((entry for entry in gains if entry[1] > POSITIVE), key=lambda entry: -entry[1])
-    for flips in ([flip for flip, _, _ in candidates], [flip for flip, _, z in gains if z > POSITIVE]):
-        if flips:
-            yield _flipped(pattern, flips)
+    if candidates:
+        yield _flipped(pattern, [flip for flip, _, _ in candidates])
+    if rule == "repaired" and (flips := [flip for flip, _, z in gains if z > POSITIVE]):
+        yield _flipped(pattern, flips)
     for flip, _, _ in candidates:
         yield _flipped(pattern, [flip])
 
 
-def _printed(cell: Cell) -> list[Flip]:
+def _printed(network: Network, cell: Cell) -> list[Flip]:
     """Hidden units with z > 0, branch by branch; units of the last layer with z > 0 and z' > 0."""
     last = len(cell.p_u) - 1
     flips = [
@@ -174,7 +203,7 @@ def _printed(cell: Cell) -> list[Flip]:
         for layer in range(last)
         for unit in np.flatnonzero(multipliers[layer] > POSITIVE)
     ]
-    both = (cell.z_u[last] > POSITIVE) & (cell.z_v[last] > POSITIVE)
+    both = (cell.z_u[last] > POSITIVE) & (cell.z_v[last] > POSITIVE) & network.rectified
     return flips + [(2, last, int(unit)) for unit in np.flatnonzero(both)]
 
 
@@ -185,15 +214,16 @@ def _gains(network: Network, pattern: Pattern, cell: Cell) -> list[tuple[Flip, f
     Where the gain is not positive the multipliers, moved to the other side, satisfy the optimality
     conditions there, so the flip cannot help; where it is positive and the multipliers are unique, it does.
     Last layer: an open unit stays optimal when closed if both forces are at most 0, a closed one when
-    opened if their sum is at least 0. Hidden layer: the row of the unit must carry the force z_j + g_j,
-    with g_j what the layers above ask of its value; its other side can only carry the opposite sign.
+    opened if their sum is at least 0; without ReLU its units have no other side. Hidden layer: the row of the
+    unit must carry the force z_j + g_j, with g_j what the layers above ask of its value; its other side can
+    only carry the opposite sign.
     """
     last = len(cell.p_u) - 1
     alpha, beta = cell.forces(pattern)
     at_u, at_v = (np.abs(values[last]) <= ZERO for values in (cell.p_u, cell.p_v))
     own = cell.z_u[last] + cell.z_v[last]
     idle = min(cell.mu) <= POSITIVE
-    chosen = (at_u & at_v) | ((own > POSITIVE) & (pattern.u[last] | idle))
+    chosen = ((at_u & at_v) | ((own > POSITIVE) & (pattern.u[last] | idle))) & network.rectified
     gain = np.where(pattern.u[last], np.maximum(alpha, beta), own)
     gains = [((2, last, int(unit)), float(gain[unit]), float(own[unit])) for unit in np.flatnonzero(chosen)]
     for branch, (gates, values, multipliers, force) in enumerate(

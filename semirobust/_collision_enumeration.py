@@ -77,8 +77,9 @@ def _regions(network: Network, point: Array, limit: float) -> list[_Region]:
         """Decides the units of layer len(gates) one by one. So far: rows a <= bounds; the least such a."""
         layer = len(gates)
         sizes = [len(entry.bias) for entry in network.layers]
-        if layer == len(sizes):
-            found.append(_Region(float(np.linalg.norm(nearest)), gates))
+        if layer == network.signed:
+            rest = () if network.rectified else (np.ones(sizes[-1], bool),)
+            found.append(_Region(float(np.linalg.norm(nearest)), (*gates, *rest)))
             return
         if len(partial) == sizes[layer]:
             search((*gates, np.array(partial, bool)), [], rows, bounds, nearest)

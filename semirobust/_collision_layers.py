@@ -1,8 +1,9 @@
 """The layers that a collision is searched in: checked float64 arrays, and what they compute on a fixed
 pattern.
 
-A network here is relu(L2 relu(L1 x + k1) + k2) and so on, for any number of layers. On a fixed pattern of
-open and closed units (gates) every pre-activation is affine in the input; everything else builds on that.
+A network here is relu(L2 relu(L1 x + k1) + k2) and so on, for any number of layers; the last one may be
+without its ReLU. On a fixed pattern of open and closed units (gates) every pre-activation is affine in the
+input; everything else builds on that. The units of a last layer without ReLU are open on every pattern.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from semirobust._collision_checks import Array, as_float64, check_pairs, check_width
 
 __all__ = [
     "Array",
@@ -25,10 +27,10 @@ __all__ = [
     "RowSpace",
     "as_float64",
     "check_pairs",
+    "check_width",
     "row_space",
 ]
 
-Array: TypeAlias = npt.NDArray[np.float64]
 Gates: TypeAlias = tuple[npt.NDArray[np.bool_], ...]  # one array [n_i] for each layer: the unit is open
 
 UNIT = 2.0**-53  # unit roundoff of float64
@@ -82,17 +84,23 @@ def extremes(sigma: Array, rank: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Layers that chain, each followed by ReLU; `Network.of` checks them."""
+    """Layers that chain, each followed by ReLU, the last only if `rectified`; `Network.of` checks them."""
 
     layers: tuple[Layer, ...]
+    rectified: bool = True
 
     @classmethod
-    def of(cls, layers: Iterable[Any]) -> Network:
+    def of(cls, layers: Iterable[Any] | Network, rectified: bool = True) -> Network:
         """From [(L, k), ...]: L [m, n] and k [m], arrays or tensors; k may be None.
 
-        Raises ValueError naming the layer that does not fit, and for values that are not finite.
+        Raises ValueError naming the layer that does not fit, and for values that are not finite; TypeError
+        where `rectified` is no bool. A network is returned as it is.
         """
+        if not isinstance(rectified, bool):
+            raise TypeError(f"rectified is {rectified!r}; it must be True or False")
         if isinstance(layers, Network):
+            if layers.rectified != rectified:
+                raise ValueError(f"the network was made with rectified={layers.rectified}; pass the same")
             return layers
         checked: list[Layer] = []
         for i, layer in enumerate(layers, start=1):
@@ -118,7 +126,12 @@ class Network:
             checked.append(Layer(weight, bias))
         if not checked:
             raise ValueError("there are no layers; pass at least one pair (L, k)")
-        return cls(tuple(checked))
+        return cls(tuple(checked), rectified)
+
+    @property
+    def signed(self) -> int:
+        """The number of layers with a ReLU behind: their gates fix the signs of the pre-activations."""
+        return len(self.layers) - (not self.rectified)
 
     @property
     def inputs(self) -> int:
@@ -126,9 +139,22 @@ class Network:
         return self.layers[0].weight.shape[1]
 
     @cached_property
+    def _factors(self) -> tuple[Array, Array, Array]:
+        """The first matrix as U diag(sigma) V^T, without the singular values that are zero."""
+        left, sigma, rows = np.linalg.svd(self.layers[0].weight, full_matrices=False)
+        rank = numerical_rank(sigma, self.layers[0].weight.shape)
+        return left[:, :rank].copy(), sigma[:rank], rows[:rank].T.copy()
+
+    @cached_property
     def space(self) -> RowSpace:
         """The row space of the first matrix. Points differ there only; the rest of the input is idle."""
-        return row_space(self.layers[0].weight)
+        _, sigma, basis = self._factors
+        return RowSpace(basis, *extremes(sigma, len(sigma)))
+
+    @property
+    def singular(self) -> tuple[Array, Array]:
+        """The first matrix in the basis of its row space is U diag(sigma): U [n_1, r] and sigma [r]."""
+        return self._factors[:2]
 
     @cached_property
     def reduced(self) -> Array:
@@ -141,8 +167,31 @@ class Network:
         return self.reduced @ self.reduced.T
 
     @cached_property
-    def _absolute(self) -> tuple[Array, ...]:
+    def reach(self) -> tuple[Array, ...]:
+        """[n_i] for each layer: no row of a matrix that `affine` gives, on any gates, is longer."""
+        return self._bounds(2)
+
+    @cached_property
+    def sizes(self) -> tuple[Array, ...]:
+        """As `reach`, but also for matrices of magnitudes: the size that rounding errors are relative to."""
+        return self._bounds("fro")
+
+    def _bounds(self, norm: Any) -> tuple[Array, ...]:
+        size, bounds = 1.001, []
+        for weight, _ in self.layers:
+            bounds.append(size * np.linalg.norm(weight, axis=1))
+            size *= 1.001 * float(np.linalg.norm(weight, norm))
+        return tuple(bounds)
+
+    @cached_property
+    def absolute(self) -> tuple[Array, ...]:
+        """The magnitudes of the matrices."""
         return tuple(np.abs(layer.weight) for layer in self.layers)
+
+    @cached_property
+    def moving(self) -> np.ndarray:
+        """bool [n_1]: units of the first layer that depend on the input."""
+        return np.asarray(self.layers[0].weight.any(axis=1))
 
     @cached_property
     def fuzz(self) -> float:
@@ -152,7 +201,7 @@ class Network:
         return float(2 * terms * UNIT * np.sqrt(self.reduced.shape[1]) * sizes.max())
 
     def pre_activations(self, x: Array, gates: Gates | None = None) -> list[Array]:
-        """Inputs of the ReLUs, layer by layer: [..., d] -> [..., n_i]. Given gates replace the ReLUs."""
+        """Values before the ReLUs, layer by layer: [..., d] -> [..., n_i]. Given gates replace the ReLUs."""
         values: list[Array] = []
         for i, (weight, bias) in enumerate(self.layers):
             values.append(x @ weight.T + bias)
@@ -160,24 +209,28 @@ class Network:
         return values
 
     def features(self, x: Array) -> Array:
-        """What the last ReLU gives: [..., d] -> [..., m]."""
-        return np.maximum(self.pre_activations(x)[-1], 0)
+        """What the last layer gives: [..., d] -> [..., m]."""
+        last = self.pre_activations(x)[-1]
+        return np.maximum(last, 0) if self.rectified else last
 
     def rounding(self, x: Array, gates: Gates) -> list[Array]:
-        """Bounds of the rounding errors of `pre_activations(x, gates)` for one point [d]: [n_i] each.
+        """Bounds of the rounding errors of `pre_activations(x, gates)`: [..., d] -> [..., n_i].
 
         A sum of n products in any order is within n u / (1 - n u) of the sum of their magnitudes; errors of
         the layer before come on top (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
         """
         bounds: list[Array] = []
         error = np.zeros_like(x)
-        for i, (layer, absolute) in enumerate(zip(self.layers, self._absolute, strict=True)):
-            terms = len(x) + 2
+        for i, (layer, absolute) in enumerate(zip(self.layers, self.absolute, strict=True)):
+            terms = x.shape[-1] + 2
             factor = terms * UNIT / (1 - terms * UNIT)
-            size = absolute @ (np.abs(x) + error) + np.abs(layer.bias)
-            bounds.append((1 + factor) * (absolute @ error) + 1.01 * factor * size)
-            x = np.where(gates[i], layer.weight @ x + layer.bias, 0.0)
-            error = np.where(gates[i], bounds[-1], 0.0)
+            size = (np.abs(x) + error) @ absolute.T + np.abs(layer.bias)
+            bounds.append(1.01 * factor * size)
+            if i > 0:
+                bounds[-1] += (1 + factor) * (error @ absolute.T)
+            if i + 1 < len(self.layers):
+                x = np.where(gates[i], x @ layer.weight.T + layer.bias, 0.0)
+                error = np.where(gates[i], bounds[-1], 0.0)
         return bounds
 
     def affine(self, gates: Gates) -> list[tuple[Array, Array]]:
@@ -193,50 +246,16 @@ class Network:
 
     def pattern(self, x: Array) -> Pattern:
         """The pattern of a point [d] met with itself: a unit is open where its pre-activation is above 0."""
-        gates = tuple(value > 0 for value in self.pre_activations(x))
-        return Pattern(gates, gates)
+        values = self.pre_activations(x)
+        return self.pattern_of(values, values)
 
-
-def as_float64(values: Any, name: str, axes: int) -> Array:
-    """A float64 array with so many axes, finite and not empty; tensors are detached and copied to the CPU."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().double().numpy()
-    try:
-        array = np.asarray(values)
-        if np.iscomplexobj(array):
-            raise TypeError
-        array = array.astype(np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is no array of real numbers; pass a NumPy array or a tensor") from None
-    if array.ndim != axes:
-        expected = {1: "[n]", 2: "[rows, columns]"}[axes]
-        raise ValueError(f"{name} has shape {array.shape}; expected {expected}: reshape it first")
-    if array.size == 0:
-        raise ValueError(f"{name} has shape {array.shape}, which is empty; pass at least one row and column")
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
-        raise ValueError(f"{name} has {bad} values that are NaN or infinite; remove or replace them")
-    return array
-
-
-def check_pairs(u: Any, v: Any, inputs: int) -> tuple[Array, Array]:
-    """Both ends of the pairs as float64 [B, d]. Raises ValueError where the shapes do not fit."""
-    u, v = as_float64(u, "u", 2), as_float64(v, "v", 2)
-    if u.shape != v.shape:
-        raise ValueError(
-            f"u has shape {u.shape} and v has shape {v.shape}; row i of both is one pair, so they must agree"
-        )
-    check_width(u, "u", inputs)
-    return u, v
-
-
-def check_width(points: Array, name: str, inputs: int) -> None:
-    """Raises ValueError unless the points [N, d] have the size that the first layer takes."""
-    if points.shape[1] != inputs:
-        raise ValueError(
-            f"{name} has {points.shape[1]} columns, but the first layer takes {inputs} inputs; "
-            "flatten images with reshape(len(images), -1)"
-        )
+    def pattern_of(self, p_u: list[Array], p_v: list[Array], above: float = 0.0) -> Pattern:
+        """The pattern of two points from their pre-activations [n_i]: a unit is open above the threshold, a
+        unit of the last layer where it is at both points, or where there is no ReLU.
+        """
+        last = (p_u[-1] > above) & (p_v[-1] > above) | (not self.rectified)
+        gates_u, gates_v = ((*(value > above for value in values[:-1]), last) for values in (p_u, p_v))
+        return Pattern(gates_u, gates_v)
 
 
 def gates_equal(first: Sequence[Any], second: Sequence[Any]) -> bool:

@@ -14,28 +14,28 @@ It ends with the optimum to rounding, or is given up: then the cone program deci
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg.blas import dsymv
-from scipy.linalg.lapack import dpotrf, dpotrs
 
 from semirobust._collision_cone import Cell, solve, without
-from semirobust._collision_layers import Array, Gates, Network, Pattern
+from semirobust._collision_layers import Array, Network, Pattern
+from semirobust._collision_side import Side
+from semirobust._collision_system import Equations
 
-__all__ = ["Guess", "Polisher"]
+__all__ = ["Guess", "Polisher", "Start"]
 
 ROUNDS = 40  # systems for one pattern
 PATIENCE = 4  # rounds without fewer wrong units before they change one at a time
+WORST = 20  # such rounds with the worst unit; then the last one, which is slower, but ends
+AT_ZERO = 1e-7  # pre-activations of a given point up to this are zero
 EDGE = 1e-5  # l stays so far from 0 and 1: a point that is idle then is off by its square
 STEP = 0.2  # the largest change of l
 TOLERANCE = 1e-11  # of signs, relative
-BALANCED = 1e-13  # of |a|^2 = |a'|^2, relative
-SINGULAR = 1e-12  # of its diagonal: a system with a smaller squared pivot is singular
-RIDGE = 1e-9  # added to the diagonal of a singular system, relative
-REFINEMENTS = 3  # of its solution, which take out the ridge
-ZERO_ROW = 1e-14  # of the largest |R_j|^2: smaller ones are rounding errors of zero
-RESIDUAL = 1e-8  # of the linear system, relative: above, its equations contradict each other
+BALANCED = 1e-10  # of |a|^2 = |a'|^2, relative
+NEAR = 1e-3  # changes of l below this leave the signs alone: they are looked at when it has settled
 
 
 class Guess(NamedTuple):
@@ -46,27 +46,43 @@ class Guess(NamedTuple):
     held_v: np.ndarray
 
 
-class _Rows(NamedTuple):
-    """The pre-activations of one point on its gates, all layers in one: R a + b."""
+class Start(NamedTuple):
+    """A pattern to begin with, and a guess of its optimum."""
 
-    base: Array  # b [n]: the pre-activations at the end of the pair
-    gram: Array  # R R^T [n, n]
-    signs: Array  # 1 open, -1 closed
-    varies: np.ndarray  # bool [n]: the row is not zero
+    pattern: Pattern
+    guess: Guess
+
+    @classmethod
+    def at(cls, network: Network, u: Array, v: Array) -> Start:
+        """At a collision (u, v), [d] each: units whose pre-activations are zero there are held at zero."""
+        p_u, p_v = network.pre_activations(u), network.pre_activations(v)
+        held_u, held_v = (np.abs(np.concatenate(values)) <= AT_ZERO for values in (p_u, p_v))
+        return cls(network.pattern_of(p_u, p_v, AT_ZERO), Guess(0.5, held_u, held_v))
 
 
-class _Found(NamedTuple):
-    """The solution of one system: forces and pre-activations [n] of both points, the squares of both norms,
-    and the derivative of their difference in l.
+class _Part(NamedTuple):
+    """One point of a pair on its gates."""
+
+    side: Side
+    base: Array  # [n]: the pre-activations at the end of the pair
+    signs: Array  # [n]: 1 open, -1 closed, 0 where there is no ReLU: any sign will do
+
+
+class _Optimum(NamedTuple):
+    """Where the pivoting ends: forces [n], also as pulled into the first layer [n_1], the squares of both
+    steps, and the pre-activations [n] of both points.
     """
 
+    guess: Guess
+    equations: Equations
+    squares: tuple[float, float]
     nu: Array
-    force_u: Array
-    force_v: Array
+    on_u: Array
+    on_v: Array
+    pulled_u: Array
+    pulled_v: Array
     p_u: Array
     p_v: Array
-    squares: tuple[float, float]
-    slope: float
 
 
 class Polisher:
@@ -80,108 +96,144 @@ class Polisher:
         self.rescue = True
         self.guess: Guess | None = None
         self.fallbacks = 0
-        sizes = [len(layer.bias) for layer in network.layers]
-        self._cuts = np.cumsum(sizes)[:-1]
-        self._last = slice(sum(sizes[:-1]), sum(sizes))
+        self._network = network
+        cuts = np.cumsum([0, *(len(layer.bias) for layer in network.layers)]).tolist()
+        self._slices = [slice(*pair) for pair in itertools.pairwise(cuts)]
+        self._ends: list[tuple[Array, Array]] = []  # of this pair, with the first pre-activations
+        self._sides: dict[bytes, Side] = {}  # of the last pattern
 
     def __call__(self, network: Network, u: Array, v: Array, pattern: Pattern) -> Cell:
-        first, second = _rows(network, u, pattern.u), _rows(network, v, pattern.v)
-        joint = np.zeros(len(first.base), bool)
-        joint[self._last] = pattern.u[-1]  # p = p' here
+        first, second = self._parts((u, v), pattern)
+        joint = self._slices[-1].start + np.flatnonzero(pattern.u[-1])
         optimum = _pivot(first, second, joint, self.guess)
         if optimum is None:
             self.fallbacks += 1
             return solve(network, u, v, pattern) if self.rescue else without("failed")
-        self.guess, found = optimum
-        return self._cell(network, u, v, pattern, found)
+        self.guess = optimum.guess
+        return self._cell(u, v, optimum)
 
-    def _cell(self, network: Network, u: Array, v: Array, pattern: Pattern, found: _Found) -> Cell:
+    def _parts(self, pair: tuple[Array, Array], pattern: Pattern) -> list[_Part]:
+        """Both points on their gates. What the last pattern had in common with this one is kept."""
+        if not self._ends or any(end is not kept for end, (kept, _) in zip(pair, self._ends, strict=True)):
+            weight, bias = self._network.layers[0]
+            values = np.stack(pair) @ weight.T + bias
+            self._ends = [(pair[0], values[0]), (pair[1], values[1])]
+        parts, before, self._sides = [], self._sides, {}
+        for gates, (_, values) in zip((pattern.u, pattern.v), self._ends, strict=True):
+            key = b"".join(gate.tobytes() for gate in gates[:-1])  # the last gates change no row
+            side = self._sides.get(key) or before.get(key) or Side(self._network, gates)
+            self._sides[key] = side
+            signs = np.where(np.concatenate(gates), 1.0, -1.0)
+            if not self._network.rectified:
+                signs[self._slices[-1]] = 0
+            parts.append(_Part(side, side.base(values), signs))
+        return parts
+
+    def _cell(self, u: Array, v: Array, optimum: _Optimum) -> Cell:
         """The optimum in the words of the cone program, whose objective is not squared."""
-        assert self.guess is not None
-        balance = self.guess.balance
-        epsilon = float(np.sqrt(max(found.squares)))
+        balance = optimum.guess.balance
+        epsilon = float(np.sqrt(max(optimum.squares)))
         scale = 1 / epsilon if epsilon > 0 else 0.0
         idle = not EDGE < balance < 1 - EDGE
-        force_u, force_v = found.nu + found.force_u, found.force_v - found.nu
+        weight = self._network.layers[0].weight
+
+        def points() -> tuple[Array, Array]:
+            pulled = np.stack([optimum.pulled_u / balance, optimum.pulled_v / (1 - balance)])
+            at_u, at_v = np.stack([u, v]) + pulled @ weight
+            return at_u, at_v
+
         return Cell(
             status="solved",
             epsilon=epsilon,
-            u=u + network.space.basis @ self._pull(network, pattern.u, force_u) / balance,
-            v=v + network.space.basis @ self._pull(network, pattern.v, force_v) / (1 - balance),
-            p_u=np.split(found.p_u, self._cuts),
-            p_v=np.split(found.p_v, self._cuts),
-            z_u=np.split(np.abs(found.force_u) * scale, self._cuts),
-            z_v=np.split(np.abs(found.force_v) * scale, self._cuts),
-            nu=found.nu[self._last] * scale,
+            points=points,
+            p_u=self._split(optimum.p_u),
+            p_v=self._split(optimum.p_v),
+            z_u=self._split(np.abs(optimum.on_u) * scale),
+            z_v=self._split(np.abs(optimum.on_v) * scale),
+            nu=optimum.nu[self._slices[-1]] * scale,
             mu=(float(balance > 0.5), float(balance < 0.5)) if idle else (balance, 1 - balance),
+            equations=optimum.equations,
         )
 
-    def _pull(self, network: Network, gates: Gates, force: Array) -> Array:
-        """R^T f [r], from the last layer to the first."""
-        forces = np.split(force, self._cuts)
-        total = forces[-1]
-        for i in reversed(range(len(forces) - 1)):
-            total = forces[i] + np.where(gates[i], network.layers[i + 1].weight.T @ total, 0.0)
-        return network.reduced.T @ total
+    def _split(self, values: Array) -> list[Array]:
+        return [values[layer] for layer in self._slices]
 
 
-def _rows(network: Network, point: Array, gates: Gates) -> _Rows:
-    base = np.concatenate(network.pre_activations(point, gates))
-    gram = network.gram
-    if len(gates) > 1:
-        before = len(gram)
-        gram = np.zeros((len(base), len(base)))
-        gram[:before, :before] = network.gram
-        opened = np.flatnonzero(gates[0])
-        for gate, (weight, _), last in zip(gates[1:], network.layers[1:], gates[:-1], strict=True):
-            rows = slice(before, before + len(gate))
-            cross = weight[:, last] @ gram[opened, :before]
-            gram[rows, :before], gram[:before, rows] = cross, cross.T
-            gram[rows, rows] = cross[:, opened] @ weight[:, last].T
-            opened = before + np.flatnonzero(gate)
-            before += len(gate)
-    squares = np.diagonal(gram)
-    varies = squares > ZERO_ROW * squares.max()
-    return _Rows(base, gram, np.where(np.concatenate(gates), 1.0, -1.0), varies)
-
-
-def _pivot(
-    first: _Rows, second: _Rows, joint: np.ndarray, guess: Guess | None
-) -> tuple[Guess, _Found] | None:
+def _pivot(first: _Part, second: _Part, joint: np.ndarray, guess: Guess | None) -> _Optimum | None:
     """The held units and l of the optimum; None where there is none or none was found."""
-    count = len(joint)
-    nothing = np.zeros(count, bool)
-    balance, held_u, held_v = guess or Guess(0.5, nothing, nothing)
-    free_u, free_v = first.varies, second.varies & ~joint  # may be held; p = p' >= 0 is needed only once
+    count = len(first.base)
+    apart = np.ones(count, bool)
+    apart[joint] = False
+    balance, held_u, held_v = guess or Guess(0.5, ~apart & False, ~apart & False)
+    # units that may be held; p = p' >= 0 is needed only once
+    free_u, free_v = first.side.varies & (first.signs != 0), second.side.varies & (second.signs != 0) & apart
     held_u, held_v = held_u & free_u, held_v & free_v
     size = TOLERANCE * (1 + max(np.abs(first.base).max(), np.abs(second.base).max()))
-    for side in (first, second):
-        if (side.signs * side.base < -size)[~side.varies].any():
+    for part in (first, second):
+        if (part.signs * part.base < -size)[~part.side.varies].any():
             return None
-    fewest, patience = 2 * count + 1, PATIENCE
+    fewest, patience, near = 2 * count + 1, PATIENCE, False
+    equations = None
     for _ in range(ROUNDS):
-        found = _system(first, second, joint, held_u, held_v, balance)
-        if found is None:
+        if equations is None:
+            held = np.flatnonzero(held_u), np.flatnonzero(held_v)
+            equations = Equations(first.side, second.side, joint, *held)
+            target = -equations.of(first.base, second.base)
+        forces = equations.solve(balance, target)
+        if forces is None:
             return None
-        z_u, z_v = first.signs * found.force_u, second.signs * found.force_v
-        small = TOLERANCE * max(np.abs(found.nu).max(), np.abs(z_u).max(), np.abs(z_v).max())
-        wrong_u = np.where(held_u, z_u < -small, free_u & (first.signs * found.p_u < -size))
-        wrong_v = np.where(held_v, z_v < -small, free_v & (second.signs * found.p_v < -size))
+        moved = _step(balance, forces.squares, forces.slope)
+        if near and abs(moved - balance) > 0:  # the held units were right already
+            near, balance = abs(moved - balance) < NEAR, moved
+            continue
+        nu, on_u, on_v = equations.spread(forces.values, count)
+        pulled_u, pulled_v = first.side.pull(nu + on_u), second.side.pull(on_v - nu)
+        p_u = first.base + first.side.moves(pulled_u) / balance
+        p_v = second.base + second.side.moves(pulled_v) / (1 - balance)
+        z_u, z_v = first.signs * on_u, second.signs * on_v
+        small = TOLERANCE * max(np.abs(nu).max(), np.abs(on_u).max(), np.abs(on_v).max())
+        wrong_u = np.where(held_u, z_u < -small, free_u & (first.signs * p_u < -size))
+        wrong_v = np.where(held_v, z_v < -small, free_v & (second.signs * p_v < -size))
         wrong = int(wrong_u.sum() + wrong_v.sum())
-        moved = _step(balance, found.squares, found.slope)
-        if wrong == 0 and moved == balance:
-            return Guess(balance, held_u, held_v), found
-        balance = moved
+        if wrong == 0:
+            if moved == balance:
+                guess = Guess(balance, held_u, held_v)
+                pulled = pulled_u, pulled_v
+                return _Optimum(guess, equations, forces.squares, nu, on_u, on_v, *pulled, p_u, p_v)
+            near, balance = abs(moved - balance) < NEAR, moved
+            continue
+        near, balance, equations = False, moved, None
         if wrong < fewest:
             fewest, patience = wrong, PATIENCE
         else:
             patience -= 1
-        if wrong and patience < 0:  # the last one alone
-            both = np.concatenate([wrong_u, wrong_v])
-            both[: np.flatnonzero(both)[-1]] = False
-            wrong_u, wrong_v = both[:count], both[count:]
+        if patience < 0:
+            sizes = [(on_u, p_u), (on_v, p_v)]
+            worst = _worst(sizes, (held_u, held_v), (wrong_u, wrong_v), last=patience < -WORST)
+            wrong_u, wrong_v = worst[:count], worst[count:]
         held_u, held_v = held_u ^ wrong_u, held_v ^ wrong_v
     return None
+
+
+def _worst(
+    sizes: list[tuple[Array, Array]],
+    held: tuple[np.ndarray, np.ndarray],
+    wrong: tuple[np.ndarray, np.ndarray],
+    *,
+    last: bool,
+) -> np.ndarray:
+    """bool [2 n]: one of the wrong units, the one with the largest share of all forces or pre-activations, or
+    the last one, which cannot go on for ever.
+    """
+    both = np.concatenate(wrong)
+    chosen = np.flatnonzero(both)[-1]
+    if not last:
+        shares = [
+            np.where(mask, *(np.abs(values) / max(np.abs(values).max(), 1e-300) for values in pair))
+            for mask, pair in zip(held, sizes, strict=True)
+        ]
+        chosen = np.argmax(np.concatenate(shares) * both)
+    return np.arange(len(both)) == chosen
 
 
 def _step(balance: float, squares: tuple[float, float], slope: float) -> float:
@@ -189,64 +241,5 @@ def _step(balance: float, squares: tuple[float, float], slope: float) -> float:
     gap, total = squares[0] - squares[1], squares[0] + squares[1]
     if abs(gap) <= BALANCED * total:
         return balance
-    step = -gap / slope if slope < -1e-12 * total else np.copysign(STEP, gap)
-    return float(np.clip(balance + np.clip(step, -STEP, STEP), EDGE, 1 - EDGE))
-
-
-def _system(
-    first: _Rows, second: _Rows, joint: np.ndarray, held_u: np.ndarray, held_v: np.ndarray, balance: float
-) -> _Found | None:
-    """The least l |a|^2 + (1 - l) |a'|^2 with p = p' on the joint units and p = 0 on the held ones."""
-    weight_u, weight_v = balance, 1 - balance
-    both, on_u, on_v = (np.flatnonzero(mask) for mask in (joint, held_u, held_v))
-    j, k = len(both), len(both) + len(on_u)
-    count = k + len(on_v)
-    nu, force_u, force_v = np.zeros((3, len(joint)))
-    p_u, p_v, change = first.base, second.base, np.zeros(0)
-    if count:
-        matrix = np.zeros((count, count), order="F")
-        rows_u, rows_v = np.concatenate([both, on_u]), np.concatenate([both, on_v])
-        matrix[:k, :k] = first.gram[rows_u[:, None], rows_u] / weight_u
-        block = second.gram[rows_v[:, None], rows_v] / weight_v
-        matrix[:j, :j] += block[:j, :j]
-        matrix[k:, :j] = -block[j:, :j]
-        matrix[k:, k:] = block[j:, j:]  # the lower triangle is read
-        target = np.concatenate([second.base[both] - first.base[both], -first.base[on_u], -second.base[on_v]])
-        factor, regular = _factor(matrix)
-        if factor is None:
-            return None
-        forces, _ = dpotrs(factor, target, lower=1)
-        for _ in range(0 if regular else REFINEMENTS):
-            forces += dpotrs(factor, target - dsymv(1.0, matrix, forces, lower=1), lower=1)[0]
-        nu[both], force_u[on_u], force_v[on_v] = np.split(forces, [j, k])
-        move_u, move_v = first.gram @ (nu + force_u) / weight_u, second.gram @ (force_v - nu) / weight_v
-        p_u, p_v = first.base + move_u, second.base + move_v
-        change = np.concatenate(
-            [
-                move_u[both] / weight_u + move_v[both] / weight_v,
-                move_u[on_u] / weight_u,
-                -move_v[on_v] / weight_v,
-            ]
-        )
-        miss = np.concatenate([p_u[both] - p_v[both], p_u[on_u], p_v[on_v]])
-        if not np.abs(miss).max() <= RESIDUAL * (1 + np.abs(target).max()):
-            return None
-        response, _ = dpotrs(factor, change, lower=1)
-        squares = (float(move_u @ (nu + force_u)) / weight_u, float(move_v @ (force_v - nu)) / weight_v)
-        slope = 2 * float(change @ response - squares[0] / weight_u - squares[1] / weight_v)
-    else:
-        squares, slope = (0.0, 0.0), 0.0
-    return _Found(nu, force_u, force_v, p_u, p_v, (max(squares[0], 0.0), max(squares[1], 0.0)), slope)
-
-
-def _factor(matrix: Array) -> tuple[Array | None, bool]:
-    """The Cholesky factor of a matrix, of which the lower triangle is read, and whether it is regular: a
-    singular one is moved by a ridge. None where that does not help.
-    """
-    factor, failed = dpotrf(matrix, lower=1)
-    if not failed and (np.diagonal(factor) ** 2 > SINGULAR * np.diagonal(matrix)).all():
-        return factor, True
-    ridged = matrix.copy(order="F")
-    ridged[np.diag_indices(len(matrix))] *= 1 + RIDGE
-    factor, failed = dpotrf(ridged, lower=1)
-    return (None if failed else factor), False
+    step = -gap / slope if slope < -1e-12 * total else math.copysign(STEP, gap)
+    return min(max(balance + min(max(step, -STEP), STEP), EDGE), 1 - EDGE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from semirobust._collision_layers import UNIT, Array, Network
 
-__all__ = ["Collisions", "Point", "best_of", "budget", "collect"]
+__all__ = ["Collisions", "Known", "Point", "best_of", "budget", "collect"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,22 @@ class Collisions:
 
     def __len__(self) -> int:
         return len(self.epsilon)
+
+
+class Known(NamedTuple):
+    """What is known of B pairs before the search.
+
+    epsilon: [B], the least budget that is verified. u, v: [B, d], points to begin at. given: bool [B], where
+        these were given; elsewhere they are the linear collision.
+    """
+
+    epsilon: Array
+    u: Array
+    v: Array
+    given: np.ndarray
+
+    def rows(self, rows: slice) -> Known:
+        return Known(*(values[rows] for values in self))
 
 
 class Point(NamedTuple):

@@ -18,6 +18,8 @@ layers the gates are therefore those of the real network at x^: an open unit pas
 gives 0, and a held one gives 0 in either state. In the last layer open units agree by the equations, and all
 others are 0. QED.
 
+The units of a last layer without ReLU count as open and need no sign: they agree by the equations.
+
 With one layer and nothing held this is the lemma for a single layer: M = [FL, -FL], and both blocks of M^+
 have norm 1 / (2 sigma) for sigma the smallest nonzero singular value of FL.
 
@@ -32,6 +34,7 @@ assumption is left, where M is not of full row rank: singular values at the leve
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -46,33 +49,14 @@ from semirobust._collision_layers import (
     gates_equal,
     numerical_rank,
 )
-from semirobust._collision_result import Collisions, Point, budget, collect
+from semirobust._collision_result import Point, budget
 
-__all__ = ["HOLD", "verify", "verify_pair"]
+__all__ = ["HOLD", "verify_pair"]
 
 HOLD = 1e-7  # pre-activations up to this are held at zero, where the plain lemma does not apply
 KINK = 1e-12  # of the largest pre-activation of a layer: zero but for rounding
 CORRECTIONS = 2  # steps x~ - M^+ e: one is exact but for rounding
 WELL_CONDITIONED = 1e6  # up to this condition number the Gram matrix is as good as the singular values
-
-
-def verify(
-    network: Network,
-    u: Array,
-    v: Array,
-    at_u: Array,
-    at_v: Array,
-    *,
-    method: str,
-    status: tuple[str, ...] | None = None,
-    iterations: np.ndarray | None = None,
-) -> Collisions:
-    """Collisions from the points that a method found, [B, d] each, moved onto exact ones where possible.
-
-    Points for which it is not are returned as they are, with `verified` False.
-    """
-    points = [verify_pair(network, *rows) for rows in zip(u, v, at_u, at_v, strict=True)]
-    return collect(network, points, method=method, status=status, iterations=iterations)
 
 
 def verify_pair(
@@ -88,7 +72,7 @@ def verify_pair(
         if np.array_equal(at_u, at_v):  # the same point: nothing to prove
             return Point(budget(u, v, at_u, at_v), at_u, at_v, True)
         values = network.pre_activations(np.stack([at_u, at_v]))  # [2, n_i]
-        for hold in reversed(holds) if _at_kink(values) else holds:
+        for hold in reversed(holds) if _at_kink(values[: network.signed]) else holds:
             if found := _inflate(network, u, v, at_u, at_v, values, hold):
                 return found
     return Point(budget(u, v, at_u, at_v), at_u, at_v, False)
@@ -142,7 +126,7 @@ def _branches(
     gates: open where it is at both.
     """
     last_u, last_v = values[-1]
-    both = (last_u > 0) & (last_v > 0) & (np.maximum(last_u, last_v) > hold)  # [m]
+    both = (last_u > 0) & (last_v > 0) & (np.maximum(last_u, last_v) > hold) | (not network.rectified)  # [m]
     branches = []
     for value in zip(*values, strict=True):
         gates = (*(layer > hold for layer in value[:-1]), both)
@@ -191,9 +175,8 @@ def _signs_hold(
     network: Network, branch: _Branch, values: list[Array], bounds: list[Array], move: float
 ) -> bool:
     """Every unit that is not held keeps its sign when the point moves by `move`."""
-    for value, bound, gate, held, (rows, _) in zip(
-        values, bounds, branch.gates, branch.held, branch.pieces, strict=True
-    ):
+    entries = zip(values, bounds, branch.gates, branch.held, branch.pieces, strict=True)
+    for value, bound, gate, held, (rows, _) in itertools.islice(entries, network.signed):
         norms = np.linalg.norm(rows, axis=1)
         norms = np.where(norms > 0, norms + network.fuzz, 0.0)
         margin = np.where(gate, value, -value) - bound - norms * move * (1 + 1e-9)

@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from semirobust._collision_admm import admm
+from semirobust._collision_apgd import apgd
+from semirobust._collision_checks import Array, as_float64, check_pairs, check_points, check_width
 from semirobust._collision_descent import MARGIN, Descent, descend, descent, proved
 from semirobust._collision_enumeration import LARGEST, enumerate_pair
-from semirobust._collision_layers import Array, Network, Pattern, as_float64, check_pairs, check_width
+from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_linear import Linear, LinearPoints, closed_form, distances, space_of
 from semirobust._collision_operator import ConvOperator
-from semirobust._collision_result import Collisions, best_of, collect
-from semirobust._collision_verify import verify
+from semirobust._collision_proof import prove
+from semirobust._collision_result import Collisions, Known, Point, best_of, collect
+from semirobust._collision_threads import one_thread
 from semirobust.conflict import ConflictGraph
 
 __all__ = [
@@ -46,8 +49,10 @@ __all__ = [
     "verify_collisions",
 ]
 
-#: name -> function(network, u, v, *, options) -> Collisions, for checked float64 u, v [B, d]
-METHODS: dict[str, Callable[..., Collisions]] = {"admm": admm, "descent": descent}
+Layers: TypeAlias = Iterable[Any] | Network  # [(L, k), ...]
+
+#: name -> function(network, u, v, known, *, options) -> Collisions, for checked float64 u, v [B, d]
+METHODS: dict[str, Callable[..., Collisions]] = {"admm": admm, "descent": descent, "apgd": apgd}
 
 
 def linear_collision(weight: Any, u: Any, v: Any) -> Collisions:
@@ -106,47 +111,82 @@ def _linear(weight: Any) -> Linear:
     return weight if isinstance(weight, ConvOperator) else as_float64(weight, "weight", 2)
 
 
+@one_thread()
 def find_collisions(
-    layers: Iterable[Any], u: Any, v: Any, *, method: str = "admm", **options: Any
+    layers: Layers,
+    u: Any,
+    v: Any,
+    *,
+    method: str = "admm",
+    rectified: bool = True,
+    at: tuple[Any, Any] | None = None,
+    **options: Any,
 ) -> Collisions:
     """Cheap, verified collisions in a network of ReLU layers, never dearer than those of its first linear
     layer.
+
+    Works on one thread, which is fastest for matrices of this size: share the pairs among processes.
 
     Args:
         layers: [(L, k), ...], L [n_i, n_(i-1)] and k [n_i] (or None), each followed by ReLU.
         u, v: [B, d], row i of both is pair i.
         method: "admm" (default), which searches good patterns for all pairs at once and descends from their
             exact optima; or "descent", Algorithms 1 and 2 of the paper from the midpoint, with a cone
-            program for each pattern: hundreds of times slower, and mostly dearer collisions.
-        options: of the method. For "admm": `starts` (default 2, or 24 for networks of up to 64 units), of
+            program for each pattern: hundreds of times slower, and mostly dearer collisions; or "apgd", an
+            attack at bisected budgets, the baseline that the paper found weaker (`_collision_apgd`).
+        rectified: whether a ReLU follows the last layer too. If not, and it is the only one, the result is
+            that of `linear_collision`, which is optimal.
+        at: (u~, v~), [B, d] each: collisions known already, such as those of the layers before, which are
+            collisions of all layers behind them. They are verified, and the search starts from their pattern
+            too (that of "apgd" does not); the result is never dearer than they are, where verified. A row of
+            NaN (in both) where none is known.
+        options: of the method. For "admm": `starts` (default 1, or 24 for networks of up to 64 units), of
             which all but two are random; `iterations` from each start (default 60, or 180 with more than one
-            layer); `seed` (default 0) of the random starts. For "descent": `rule`, "repaired" (default) or
+            layer); `seed` (default 0) of the random starts; `device` of the search, "cpu" (default) or
+            "cuda". For "descent": `rule`, "repaired" (default) or
             "printed" (the stopping rule of the paper, which can stop too early); `margin` (default 1e-6),
             the distance of pre-activations from zero in the second solve of a pair whose optimum cannot be
-            verified; `max_programs` (default 200) for each pair.
+            verified; `max_programs` (default 200) for each pair. For "apgd": `budgets` (default 10) tried for
+            each pair, with `steps` (default 100) of gradients from `restarts` (default 1) points; `seed`
+            (default 0); `newton` (default 20) steps onto an exact collision, 0 for the attack alone.
 
     Returns:
         `Collisions`. `status`: "stopped" (no flip of a unit helps), "limit" (programs used up) or "unsolved"
-        (the solver failed: the pair has its linear collision). `iterations` are those of all starts for
-        "admm", cone programs for "descent".
+        (the solver failed: the pair has its linear collision); for "apgd" "found" or "none" (no cheaper one
+        than the linear collision). `iterations` are those of all starts for "admm", cone programs for
+        "descent", gradients for "apgd".
 
     Raises:
-        ValueError: an unknown method, layers that do not chain, u and v of different shapes, values that are
-            not finite, nothing to do, an option out of range.
+        ValueError: an unknown method, layers that do not chain, u and v of different shapes, points `at` of
+            another shape, values that are not finite, nothing to do, an option out of range.
         TypeError: an unknown option, no real numbers.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    known = [
+    names = [
         name
         for name, entry in inspect.signature(METHODS[method]).parameters.items()
         if entry.kind is entry.KEYWORD_ONLY
     ]
-    if unknown := sorted(set(options) - set(known)):
-        raise TypeError(f"method {method!r} has no option {unknown[0]!r}; its options: {', '.join(known)}")
-    network = Network.of(layers)
+    if unknown := sorted(set(options) - set(names)):
+        raise TypeError(f"method {method!r} has no option {unknown[0]!r}; its options: {', '.join(names)}")
+    network = Network.of(layers, rectified)
     u, v = check_pairs(u, v, network.inputs)
-    return best_of(METHODS[method](network, u, v, **options), _linear_fallback(network, u, v))
+    points = None if at is None else check_points(at, u)
+    linear = _linear_fallback(network, u, v)
+    if network.signed == 0:
+        return linear
+    known = Known(linear.epsilon, linear.u, linear.v, np.zeros(len(u), bool))
+    if points is None:
+        return best_of(METHODS[method](network, u, v, known, **options), linear)
+    given = _given(network, u, v, *points)
+    there = np.isfinite(given.epsilon)
+    best = best_of(linear, given)
+    at_u, at_v = (
+        np.where(there[:, None], end, other) for end, other in ((given.u, linear.u), (given.v, linear.v))
+    )
+    known = Known(best.epsilon, at_u, at_v, there)
+    return best_of(METHODS[method](network, u, v, known, **options), best)
 
 
 def _linear_fallback(network: Network, u: Array, v: Array) -> Collisions:
@@ -156,32 +196,46 @@ def _linear_fallback(network: Network, u: Array, v: Array) -> Collisions:
     return _linear_result(points._replace(residual=residual))
 
 
-def verify_collisions(layers: Iterable[Any], u: Any, v: Any, at_u: Any, at_v: Any) -> Collisions:
+def _given(network: Network, u: Array, v: Array, at_u: Array, at_v: Array) -> Collisions:
+    """The given collisions, verified where possible; infinite budgets where there is none."""
+    points = [Point(np.inf, *ends, False) for ends in zip(u, v, strict=True)]
+    there = np.flatnonzero(~np.isnan(at_u[:, 0]))
+    for i, point in zip(there, prove(network, u[there], v[there], at_u[there], at_v[there]), strict=True):
+        points[i] = point
+    return collect(network, points, method="given")
+
+
+@one_thread()
+def verify_collisions(
+    layers: Layers, u: Any, v: Any, at_u: Any, at_v: Any, *, rectified: bool = True
+) -> Collisions:
     """Exact collisions near given points, however these were found; [B, d] each.
 
     Points are moved onto an exact collision where the inflation lemma proves one
-    (`semirobust._collision_verify`); else they come back as they are, with `verified` False. Errors as
-    `find_collisions`.
+    (`semirobust._collision_verify`); else they come back as they are, with `verified` False. `rectified` and
+    errors as for `find_collisions`.
     """
-    network = Network.of(layers)
+    network = Network.of(layers, rectified)
     u, v = check_pairs(u, v, network.inputs)
     at_u, at_v = check_pairs(at_u, at_v, network.inputs)
     if len(at_u) != len(u):
         raise ValueError(f"there are {len(u)} pairs, but points for {len(at_u)}; pass one row for each pair")
-    return verify(network, u, v, at_u, at_v, method="given")
+    return collect(network, prove(network, u, v, at_u, at_v), method="given")
 
 
-def enumerate_patterns(layers: Iterable[Any], u: Any, v: Any) -> Collisions:
+@one_thread()
+def enumerate_patterns(layers: Layers, u: Any, v: Any, *, rectified: bool = True) -> Collisions:
     """The cheapest collision of all, by enumeration of activation patterns: exact and slow.
 
-    Arguments as `find_collisions`; meant for up to about six units a layer, and refused above ten.
+    Arguments as `find_collisions`; meant for up to about six units a layer, and refused above ten. A last
+    layer without ReLU has one pattern only and may have any number of units.
 
     Returns: `Collisions`, epsilon within 1e-6 of the global optimum where `status` is "optimal". Else
         "unproved" (a cheaper pattern has no verified collision) or "incomplete" (the solver failed on a
         pattern).
     """
-    network = Network.of(layers)
-    if max(len(layer.bias) for layer in network.layers) > LARGEST:
+    network = Network.of(layers, rectified)
+    if max((len(layer.bias) for layer in network.layers[: network.signed]), default=0) > LARGEST:
         raise ValueError(
             f"a layer has more than {LARGEST} units, too many patterns to enumerate; use find_collisions"
         )

@@ -1,14 +1,18 @@
-"""The first layers of a trained network as float64 matrices: the fixed feature extractors of collisions.
+"""Parts of a trained network as float64 matrices: the fixed feature extractors of collisions.
 
 Everything affine around a weight layer is folded into it: the input normalisation in front of the first one,
 a BatchNorm behind a convolution (paper on fixed feature extractors, section 3.3). What is left is
 relu(L2 relu(L1 x + k1) + k2) and so on, of flattened images in [0, 1], so that budgets stay in pixels.
+
+`as_layers` takes the weight layers as they are, for networks that are such a chain. `as_chain` compiles
+networks with max-pools and shortcuts, which the paper leaves open, into a longer chain of the same kind.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,15 +20,76 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from semirobust._folded import AS_MODULE, ChannelAffine, folded
+from semirobust._chain_graph import compiled, module_of
+from semirobust._collision_layers import Array
+from semirobust._folded import ChannelAffine, folded
 from semirobust.collisions import ConvOperator
 
-__all__ = ["Layer", "as_layers"]
+__all__ = ["LARGEST", "Chain", "Layer", "as_chain", "as_layers"]
+
+#: units of a layer, and numbers of a value on the way, that `as_chain` accepts: the Gram matrix of a layer,
+#: which a search for collisions keeps, takes 8 n^2 bytes (288 MB here)
+LARGEST = 6000
 
 #: (L, k) of z -> L z + k: L float64 [m, n] or an operator of that shape, k float64 [m]
 Layer: TypeAlias = tuple[npt.NDArray[np.float64] | ConvOperator, npt.NDArray[np.float64]]
 
 _PASSED = (nn.Flatten, nn.Identity, nn.Dropout)  # what changes no value in evaluation mode
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """x [d] -> relu(L2 relu(L1 x + k1) + k2) ..., what a network gives at one of its layers, flattened.
+
+    layers: [(L, k), ...], dense float64, as `collisions.find_collisions` takes them.
+    rectified: whether a ReLU is behind the last layer too, as behind all others.
+    """
+
+    layers: list[tuple[Array, Array]]
+    rectified: bool
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Of every layer."""
+        return tuple(len(bias) for _, bias in self.layers)
+
+    def features(self, x: Array) -> Array:
+        """What the network gives for flattened images: [..., d] -> [..., m]."""
+        for i, (weight, bias) in enumerate(self.layers, start=1):
+            x = x @ weight.T + bias
+            if self.rectified or i < len(self.layers):
+                x = np.maximum(x, 0)
+        return x
+
+
+def as_chain(model: nn.Module, images_shape: tuple[int, int, int], *, upto: str | None = None) -> Chain:
+    """The part of ``model`` up to a layer, compiled into an equivalent chain of matrices and ReLUs.
+
+    The chain computes what the layer gives, flattened, exactly but for rounding of the matrices; so its
+    collisions are those of the layer. Max-pools and shortcuts, which the paper leaves open, need no finder of
+    their own:
+
+    - max(a, b) = relu(a - b) + b: a max-pool is a few layers more;
+    - what is used again later, as the shortcut of a residual block, is carried on by further units: one for a
+      number that is never negative, relu(z) and relu(-z) for others.
+
+    The last layer has a ReLU where the network has one there; sums and maxima at the end are one linear
+    layer more, without (``rectified=False``), which asks less of a collision finder than signs would.
+
+    Supported: convolutions and linear layers of any kind, BatchNorm, input normalisation, average pools
+    and means, ReLU, max-pools, sums, products with constants, reshaping, dropout in evaluation mode. The
+    model is read in evaluation mode and left as found.
+
+    Args:
+        images_shape: [C, H, W] of one image; the chain takes C H W inputs.
+        upto: name of a module (its first run, where it runs more than once), or, for a function, of its
+            node in the graph of `torch.fx`, such as "relu" or "max_pool2d_1"; default: the whole network.
+
+    Raises:
+        ValueError: no layer of that name (the message lists them); a layer that is not piecewise linear or
+            not supported, named; a layer of more than `LARGEST` units; a shape that does not fit.
+    """
+    return Chain(*compiled(model, images_shape, upto, largest=LARGEST))
 
 
 def as_layers(
@@ -59,7 +124,7 @@ def as_layers(
         if node.op == "placeholder":
             previous = node
             continue
-        module = _module(node, modules)
+        module = module_of(node, modules, node.args, node.kwargs)
         if module is None or node.all_input_nodes != [previous]:
             raise _unsupported(node, module, "is not one of a chain of linear layers and ReLUs", layers)
         previous = node
@@ -77,14 +142,6 @@ def as_layers(
     if not layers or len(layers) < (depth or 1):
         raise ValueError(f"the network has {len(layers)} weight layers in a chain; depth={depth} is too many")
     return layers
-
-
-def _module(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module | None:
-    """The module that a node runs, or one that does the same as its function."""
-    if node.op == "call_module":
-        return modules[str(node.target)]
-    made = AS_MODULE.get(node.target)
-    return None if made is None else made(*node.args[1:], **node.kwargs)
 
 
 def _first(

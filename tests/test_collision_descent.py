@@ -199,7 +199,7 @@ def test_clarabel_agrees_with_cvxopt(seed: int, d: int, m: int) -> None:
     assume(cell.epsilon > 1e-3)  # CVXOPT fails at the tip of the cone
     epsilon, z_u, z_v, nu = appendix_d(*network.layers[0], u, v, pattern.u[0])
     assert cell.epsilon == pytest.approx(epsilon, abs=1e-6)
-    theirs = cell._replace(z_u=[z_u], z_v=[z_v], nu=nu).forces(pattern)
+    theirs = replace(cell, z_u=[z_u], z_v=[z_v], nu=nu).forces(pattern)
     np.testing.assert_allclose(cell.forces(pattern), theirs, atol=1e-4)
 
 
@@ -222,7 +222,8 @@ def vertex(network: Network, u: Vector, v: Vector, pattern: Pattern) -> Cell:
         return cell
     opened = pattern.u[-1]
     second = np.where(opened, cell.z_v[-1], 0)
-    return cell._replace(
+    return replace(
+        cell,
         z_u=[*cell.z_u[:-1], cell.z_u[-1] + second],
         z_v=[*cell.z_v[:-1], cell.z_v[-1] - second],
         nu=cell.nu - second,
@@ -511,7 +512,7 @@ def exact_collision(network: Network, at_u: Vector, at_v: Vector) -> tuple[list[
         *([(row, c, value) for (row, c), value in zip(*branch, strict=True)] for branch in affine),
         strict=True,
     ):
-        if p > AT_ZERO and q > AT_ZERO:
+        if not network.rectified or (p > AT_ZERO and q > AT_ZERO):
             equations.append([*row, *(-entry for entry in other), e - c])
             continue
         for side, (r, constant, value) in enumerate(((row, c, p), (other, e, q))):
@@ -546,11 +547,13 @@ def nearest_solution(
 
 
 def exact_features(network: Network, x: list[Fraction]) -> list[Fraction]:
-    for weight, bias in network.layers:
+    for depth, (weight, bias) in enumerate(network.layers):
         x = [
-            max(Fraction(0), sum((Fraction(w) * t for w, t in zip(row, x, strict=True)), Fraction(b)))
+            sum((Fraction(w) * t for w, t in zip(row, x, strict=True)), Fraction(b))
             for row, b in zip(weight.tolist(), bias.tolist(), strict=True)
         ]
+        if depth < network.signed:
+            x = [max(Fraction(0), value) for value in x]
     return x
 
 

@@ -6,6 +6,7 @@ TRADES in l2, and the budget 2 of PGD (its Figures 4 and 9). What it leaves open
 2. Budgets 1, 2 and 3 for PGD and for TRADES, 10 steps of a quarter of the budget, TRADES' beta 6.
 3. The recipe: one cycle of SGD in float32, without augmentation (`_recipe`).
 4. Narrower networks are trained benignly and with PGD at 2; the convolutional one also with TRADES at 2.
+5. On digits, in the quick profile, every network has 3/10 of the printed width.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CLASSES = (3, 7)
 BUDGETS = (1.0, 2.0, 3.0)
 PRINTED_BUDGET = 2.0
 
-#: name in the paper -> (model, width)
+#: name in the paper -> (model, printed width)
 ARCHITECTURES: dict[str, tuple[str, int]] = {
     "fcnn": ("fcnn", 300),
     "fcnn_small": ("fcnn", 150),
@@ -90,7 +91,7 @@ def _networks(dataset: str) -> dict[str, ExtractorConfig]:
                 found[f"{dataset}-{name}-{training_name}"] = ExtractorConfig(
                     dataset,
                     model,
-                    width,
+                    width * 3 // 10 if dataset == "digits" else width,
                     replace(_recipe(dataset, model), attack=attack),
                     size=28 if dataset == "digits" else None,
                 )

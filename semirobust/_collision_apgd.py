@@ -1,0 +1,250 @@
+"""Collisions by attack: Auto-PGD on the distance of the features, the baseline that the paper names.
+
+The paper on fixed feature extractors also tried "a modification of the Auto-PGD (Croce & Hein, 2020)
+algorithm to find collisions at deeper layers with fixed budgets as done in Engstrom et al. (2019)" (section
+4.1). For a budget it minimises |f(u + a) - f(v + a')| over |a|, |a'| <= budget, both ends at once, with the
+steps of Algorithm 1 of Croce and Hein (arXiv 2003.01690): momentum, and at checkpoints that come closer and
+closer a test whether to halve the steps and to go back to the best point.
+
+The paper leaves the rest open. Chosen here, in doubt in favour of the attack:
+1. Steps stay in the row space of the first matrix, as in the paper's own method (its Appendix D.1). They are
+   normalised for each end, for the budget bounds each end. There is no box constraint.
+2. The first start is the linear collision, as far as the budget reaches; further ones are random.
+3. Budgets are bisected for each pair on its own, below that of its linear collision.
+4. An edge needs an exact collision. So the best points go through `_collision_newton`, which moves them onto
+   one and costs a little budget, and are then verified as the points of every other method. A budget is met
+   only by a verified collision that costs at most as much. One that costs more, but less than the cheapest
+   so far, is kept as well, and bounds the budgets to come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import Network
+from semirobust._collision_linear import closed_form
+from semirobust._collision_newton import clear, meet
+from semirobust._collision_polish import Start
+from semirobust._collision_result import Collisions, Point, budget, collect
+from semirobust._collision_verify import verify_pair
+
+__all__ = ["Attacked", "apgd", "attack", "checkpoints", "exact"]
+
+ROWS = 256  # pairs times restarts at a time: their state stays in the processor's cache
+MOMENTUM = 0.75  # weight of the new step; the last one has the rest
+SUCCESSES = 0.75  # of the steps between checkpoints have to lower the loss, or the steps are halved
+FIRST, CLOSER, CLOSEST = 22, 3, 6  # checkpoints, in hundredths of all steps
+SOLVED = 1e-9  # of the distance of the features at the ends
+GAIN = 1e-6  # relative, over the cheapest collision known: less is none
+
+
+class Attacked(NamedTuple):
+    """The best points of an attack, u~ and v~ [B, d], and their |f(u~) - f(v~)| [B]."""
+
+    u: Array
+    v: Array
+    gap: Array
+
+
+def apgd(
+    network: Network,
+    u: Array,
+    v: Array,
+    given: Sequence[Start | None],
+    *,
+    budgets: int = 10,
+    steps: int = 100,
+    restarts: int = 1,
+    seed: int = 0,
+    newton: int = 20,
+) -> Collisions:
+    """Auto-PGD at bisected budgets, exact collisions from its best points, for pairs u, v [B, d].
+
+    Patterns that are given play no part. A pair's result does not depend on the other pairs, but for
+    rounding, which many steps can amplify. Options as in `find_collisions`.
+    """
+    for name, value, least in (
+        ("budgets", budgets, 1),
+        ("steps", steps, 1),
+        ("restarts", restarts, 1),
+        ("seed", seed, 0),
+        ("newton", newton, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+    linear = closed_form(network.layers[0].weight, network.space, u, v)
+    best = [Point(*row, True) for row in zip(linear.epsilon.tolist(), linear.u, linear.v, strict=True)]
+    lower, upper = np.zeros(len(u)), linear.epsilon.copy()
+    clean = np.linalg.norm(network.features(u) - network.features(v), axis=1)
+    for i in np.flatnonzero(clean == 0).tolist():  # the ends collide already
+        if (point := exact(network, u[i], v[i], np.stack([u[i], v[i]]), 0, below=upper[i])) is not None:
+            best[i], upper[i] = point, point.epsilon
+    for _ in range(budgets):
+        asked = (lower + upper) / 2
+        found = attack(network, u, v, asked, steps=steps, restarts=restarts, seed=seed)
+        for i, ends in enumerate(zip(u, v, strict=True)):
+            point = exact(network, *ends, np.stack([found.u[i], found.v[i]]), newton, below=upper[i])
+            if point is not None and point.epsilon < (1 - GAIN) * upper[i]:
+                best[i], upper[i] = point, point.epsilon
+            if upper[i] > asked[i]:
+                lower[i] = asked[i]
+    return collect(
+        network,
+        best,
+        method="apgd",
+        status=tuple(
+            "found" if new < old else "none" for new, old in zip(upper, linear.epsilon, strict=True)
+        ),
+        iterations=np.full(len(u), budgets * restarts * steps),
+    )
+
+
+def exact(
+    network: Network, u: Array, v: Array, points: Array, newton: int, *, below: float = np.inf
+) -> Point | None:
+    """A verified collision near (u~, v~), [2, d], by so many Newton steps; None where none is proved, or none
+    that costs less than `below`.
+    """
+    if newton:
+        enough = SOLVED * float(np.linalg.norm(network.features(u) - network.features(v)))
+        points, gap = meet(network, points, newton, enough)
+        if not gap <= enough or budget(u, v, *points) >= below:
+            return None
+    point = verify_pair(network, u, v, *points)
+    if newton and not point.verified:
+        point = verify_pair(network, u, v, *clear(network, points))
+    return point if point.verified and point.epsilon < below else None
+
+
+def attack(
+    network: Network,
+    u: Array,
+    v: Array,
+    budgets: Array,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    seed: int = 0,
+) -> Attacked:
+    """The points within the budgets [B] of u, v [B, d] that Auto-PGD brings closest in features."""
+    model, basis = _Model(network), network.space.basis
+    start = (v - u) @ basis / 2  # [B, r]
+    base = np.stack([u, v]) @ network.layers[0].weight.T + network.layers[0].bias  # [2, B, n_1]
+    parts = []
+    chunk = max(ROWS // restarts, 1)
+    for first in range(0, len(u), chunk):
+        rows = slice(first, first + chunk)
+        radius = torch.from_numpy(budgets[rows])
+        starts = _starts(torch.from_numpy(start[rows]), radius, restarts, seed)
+        pre = torch.from_numpy(base[:, rows]).repeat(1, restarts, 1)
+        at, gap = _minimise(model, pre, starts, radius.repeat(restarts), steps)
+        best = gap.unflatten(0, (restarts, -1)).argmin(0)  # [B]
+        chosen = at.unflatten(1, (restarts, -1))[:, best, torch.arange(len(best))]  # [2, B, r]
+        parts.append(chosen.numpy())
+    move_u, move_v = np.concatenate(parts, axis=1) @ basis.T
+    at_u, at_v = u + move_u, v + move_v
+    gaps = np.linalg.norm(network.features(at_u) - network.features(at_v), axis=1)
+    return Attacked(at_u, at_v, gaps)
+
+
+def _starts(linear: torch.Tensor, radius: torch.Tensor, restarts: int, seed: int) -> torch.Tensor:
+    """Steps to start from, [2, S B, r]: the linear collision, then random points of the balls, the same for
+    every pair but for their size.
+    """
+    count, rank = linear.shape
+    generator = torch.Generator().manual_seed(seed)
+    starts = [_within(torch.stack([linear, -linear]), radius)]
+    for _ in range(restarts - 1):
+        noise = torch.randn(2, 1, rank, generator=generator, dtype=linear.dtype)
+        size = torch.rand(2, 1, 1, generator=generator, dtype=linear.dtype) ** (1 / max(rank, 1))
+        starts.append((size * _unit(noise)).expand(2, count, rank) * radius[:, None])
+    return torch.cat(starts, 1)
+
+
+class _Model:
+    """The network in coordinates of the row space; tensors, float64."""
+
+    def __init__(self, network: Network) -> None:
+        self.first = torch.from_numpy(network.reduced)  # [n_1, r]
+        self.deeper = [
+            (torch.from_numpy(weight), torch.from_numpy(bias)) for weight, bias in network.layers[1:]
+        ]
+        self.rectified = network.rectified
+
+    def loss(self, base: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """|f(u~) - f(v~)| [N], and its gradient in the steps up to a factor, for steps `at` [2, N, r] from
+        ends with pre-activations `base` [2, N, n_1].
+        """
+        values = [base + at @ self.first.T]
+        for weight, bias in self.deeper:
+            values.append(values[-1].clamp(min=0) @ weight.T + bias)
+        last = values[-1].clamp(min=0) if self.rectified else values[-1]
+        difference = last[0] - last[1]
+        force = torch.stack([difference, -difference])
+        if self.rectified:
+            force *= values[-1] > 0
+        for (weight, _), value in zip(reversed(self.deeper), reversed(values[:-1]), strict=True):
+            force = (force @ weight) * (value > 0)
+        return difference.norm(dim=1).nan_to_num(nan=math.inf), force @ self.first
+
+
+def _minimise(
+    model: _Model, base: torch.Tensor, start: torch.Tensor, radius: torch.Tensor, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Algorithm 1 of Croce and Hein, with the sign turned: the best steps [2, N, r] and their losses [N]."""
+    marks = set(checkpoints(steps))
+    at = before = start
+    loss, slope = model.loss(base, at)
+    best, best_loss, best_slope = at, loss, slope
+    size = 2 * radius
+    since, best_then = 0, best_loss  # of the last checkpoint
+    halved = torch.zeros_like(loss, dtype=torch.bool)
+    helped = torch.zeros_like(loss)
+    for step in range(1, steps + 1):
+        new = _within(at - size[:, None] * _unit(slope), radius)
+        if step > 1:
+            new = _within(at + MOMENTUM * (new - at) + (1 - MOMENTUM) * (at - before), radius)
+        before, at, last = at, new, loss
+        loss, slope = model.loss(base, at)
+        helped += loss < last
+        better = loss < best_loss
+        best, best_slope = _where(better, at, best), _where(better, slope, best_slope)
+        best_loss = torch.where(better, loss, best_loss)
+        if step in marks:
+            stuck = ~halved & (best_loss == best_then)
+            halved = (helped < SUCCESSES * (step - since)) | stuck
+            size = torch.where(halved, size / 2, size)
+            at, slope = _where(halved, best, at), _where(halved, best_slope, slope)
+            loss = torch.where(halved, best_loss, loss)
+            since, best_then, helped = step, best_loss, torch.zeros_like(helped)
+    return best, best_loss
+
+
+def checkpoints(steps: int) -> list[int]:
+    """The steps after which the test is made."""
+    marks, last, share = [], 0, FIRST
+    while share <= 100:
+        marks.append(-(-share * steps // 100))  # rounded up
+        last, share = share, share + max(share - last - CLOSER, CLOSEST)
+    return sorted(set(marks))
+
+
+def _where(mask: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return torch.where(mask[:, None], first, second)
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    """x over its norm, 0 where that is 0."""
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _within(x: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """The nearest points of the balls: [2, N, r], radii [N]."""
+    norms = x.norm(dim=2, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    return x * (radius[:, None] / norms).clamp(max=1)

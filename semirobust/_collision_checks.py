@@ -1,0 +1,83 @@
+"""Checks of what is passed to the collision finders: everything becomes float64, or a clear error."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["Array", "as_float64", "as_reals", "check_pairs", "check_points", "check_width"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+
+def as_float64(values: Any, name: str, axes: int) -> Array:
+    """A float64 array with so many axes, finite and not empty; tensors are detached and copied to the CPU."""
+    array = as_reals(values, name)
+    if array.ndim != axes:
+        expected = {1: "[n]", 2: "[rows, columns]"}[axes]
+        raise ValueError(f"{name} has shape {array.shape}; expected {expected}: reshape it first")
+    if array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}, which is empty; pass at least one row and column")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        raise ValueError(f"{name} has {bad} values that are NaN or infinite; remove or replace them")
+    return array
+
+
+def as_reals(values: Any, name: str) -> Array:
+    """A float64 array of any shape; tensors are detached and copied to the CPU."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(values)
+        if np.iscomplexobj(array):
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is no array of real numbers; pass a NumPy array or a tensor") from None
+
+
+def check_pairs(u: Any, v: Any, inputs: int) -> tuple[Array, Array]:
+    """Both ends of the pairs as float64 [B, d]. Raises ValueError where the shapes do not fit."""
+    u, v = as_float64(u, "u", 2), as_float64(v, "v", 2)
+    if u.shape != v.shape:
+        raise ValueError(
+            f"u has shape {u.shape} and v has shape {v.shape}; row i of both is one pair, so they must agree"
+        )
+    check_width(u, "u", inputs)
+    return u, v
+
+
+def check_points(at: Any, u: Array) -> tuple[Array, Array]:
+    """Known collisions (u~, v~) of the pairs with ends u [B, d], as float64 [B, d]; NaN in both where there
+    is none. Raises ValueError where the shapes do not fit or values are infinite, or NaN in parts of a row.
+    """
+    if not isinstance(at, tuple | list) or len(at) != 2:
+        raise ValueError(
+            f"at is no pair (u~, v~), but {type(at).__name__}; pass two arrays of shape {u.shape}"
+        )
+    missing = [np.isnan(as_reals(values, "at")) for values in at]
+    for values in missing:
+        if values.shape != u.shape:
+            raise ValueError(f"at has points of shape {values.shape} and u {u.shape}; they must agree")
+    both = np.hstack(missing)  # [B, 2 d]
+    partly = np.flatnonzero(both.any(axis=1) & ~both.all(axis=1))
+    if len(partly):
+        raise ValueError(
+            f"row {partly[0]} of at is NaN in parts; where no collision is known, fill both rows with NaN"
+        )
+    none = both[:, :1]
+    first, second = (as_float64(np.where(none, 0.0, as_reals(values, "at")), "at", 2) for values in at)
+    return np.where(none, np.nan, first), np.where(none, np.nan, second)
+
+
+def check_width(points: Array, name: str, inputs: int) -> None:
+    """Raises ValueError unless the points [N, d] have the size that the first layer takes."""
+    if points.shape[1] != inputs:
+        raise ValueError(
+            f"{name} has {points.shape[1]} columns, but the first layer takes {inputs} inputs; "
+            "flatten images with reshape(len(images), -1)"
+        )

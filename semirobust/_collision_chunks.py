@@ -1,0 +1,133 @@
+"""Collisions of many pairs of two sets of points, in chunks: on disk as they come, by several processes.
+
+A chunk's file is named by what it depends on, the pairs in it included, so a killed run picks up what it
+finished, and the number of processes changes nothing: each chunk is worked on alone, in the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semirobust import collisions, storage
+from semirobust._collision_layers import Array, Network
+
+__all__ = ["CHUNK", "Task", "solver"]
+
+CHUNK = 128  # pairs
+REPORTED = 16  # chunks between two lines
+
+Integers = np.ndarray
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network, and two sets of points [N+, d] and [N-, d] whose pairs are asked for.
+
+    options: of `find_collisions`, "admm". With more than one layer the search starts from the collisions of
+        the layers before, which are collisions of all.
+    """
+
+    network: Network
+    positive: Array
+    negative: Array
+    options: dict[str, Any]
+
+    def digest(self) -> str:
+        """The same for the same task: names its results."""
+        found = hashlib.sha256(repr((self.network.rectified, sorted(self.options.items()))).encode())
+        arrays = [array for layer in self.network.layers for array in layer]
+        for array in (*arrays, self.positive, self.negative):
+            found.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()[:16]
+
+    def solve(self, pairs: Integers) -> Array:
+        """[M]: the verified budgets of the pairs [M, 2]; infinity where none is known."""
+        u, v = self.positive[pairs[:, 0]], self.negative[pairs[:, 1]]
+        layers, at = self.network.layers, None
+        if len(layers) > 1:
+            before = collisions.find_collisions(layers[:-1], u, v, **self.options | {"starts": 1})
+            at = (before.u, before.v)
+        found = collisions.find_collisions(
+            layers, u, v, rectified=self.network.rectified, at=at, **self.options
+        )
+        return np.where(found.verified, found.epsilon, np.inf)
+
+
+@contextmanager
+def solver(
+    task: Task, folder: Path | None, processes: int, say: Say
+) -> Iterator[Callable[[Integers], Array]]:
+    """A function from pairs [M, 2] to what `Task.solve` gives; its processes end with the block.
+
+    folder: None keeps nothing. Raises OSError where it cannot be written, before any work.
+    """
+    if folder is not None:
+        folder = folder / task.digest()
+        folder.mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        yield lambda pairs: _solve(pairs, folder, map, task.solve, say)
+        return
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork with its threads
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(task,)) as pool:
+        yield lambda pairs: _solve(pairs, folder, pool.map, _at_work, say)
+
+
+_task: Task | None = None  # of this worker
+
+
+def _begin(task: Task) -> None:
+    global _task
+    _task = task
+    torch.set_num_threads(1)
+
+
+def _at_work(pairs: Integers) -> Array:
+    assert _task is not None
+    return _task.solve(pairs)
+
+
+def _solve(
+    pairs: Integers,
+    folder: Path | None,
+    over: Callable[..., Any],
+    function: Callable[[Integers], Array],
+    say: Say,
+) -> Array:
+    chunks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
+    files = [None if folder is None else folder / _name(chunk) for chunk in chunks]
+    parts = [None if file is None else _load(file) for file in files]
+    todo = [i for i, part in enumerate(parts) if part is None]
+    for done, (i, part) in enumerate(
+        zip(todo, over(function, [chunks[i] for i in todo]), strict=True), start=1
+    ):
+        parts[i] = part
+        if (file := files[i]) is not None:
+            storage.save_tensors(file, {"epsilon": torch.from_numpy(part)})
+        if done % REPORTED == 0:
+            say(f"{done * CHUNK} of {len(todo) * CHUNK} pairs")
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _name(chunk: Integers) -> str:
+    return hashlib.sha256(np.ascontiguousarray(chunk, np.int64).tobytes()).hexdigest()[:16] + ".safetensors"
+
+
+def _load(file: Path) -> Array | None:
+    """The budgets of a chunk; None where it is not there or is damaged (it is then made again)."""
+    try:
+        tensors, _ = storage.load_tensors(file)
+    except (FileNotFoundError, storage.CorruptFile):
+        return None
+    return tensors["epsilon"].numpy()

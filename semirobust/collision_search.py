@@ -1,0 +1,213 @@
+"""The bound of all pairs from the few pairs that can move it.
+
+The least robust loss over N+ x N- pairs seems to need the distance of each of them, and one distance behind
+two ReLU layers costs tens of milliseconds. But the optimum over some edges is the optimum over all as soon as
+its probabilities keep q_u + q_v <= 1 on every pair. So a pair is searched only where it would matter: it is
+violated at some budget, and it may be an edge there. The search ends when no such pair is left.
+
+Which pairs may be edges? Those that the search makes cheaper than the linear closed form, by a factor that
+differs from image to image: log(epsilon / linear) is fitted by one number for each image, on the pairs
+searched so far, and a pair counts as hopeless at a budget where even `SIGMAS` deviations below the fit it
+stays above. This guess can only lose edges, so the bound stays valid; how many it lost is measured at the end
+on random pairs that it excluded (`Audit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semirobust import conflict_curve
+from semirobust._collision_chunks import Task, solver
+from semirobust._collision_layers import Array, Network, as_float64, check_width
+from semirobust.collisions import linear_distances
+from semirobust.conflict_curve import Curve, violated
+
+__all__ = ["Audit", "Search", "search"]
+
+SIGMAS = 2.0
+FIRST = 2  # nearest pairs of each point to begin with, and as many random ones
+RIDGE = 1.0  # of the fit, in pairs
+
+Booleans = np.ndarray
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Random pairs among those that only the guess kept from being searched.
+
+    excluded: all such pairs. searched: how many of them were drawn and searched after all. missed: how many
+    of these would have been an edge that matters at some budget.
+    """
+
+    excluded: int
+    searched: int
+    missed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Distances of N+ x N- pairs, as far as they matter, and the least losses that follow.
+
+    epsilon: [N+, N-], verified budgets; those of `known` or of the linear collision where not `searched`.
+    searched: bool [N+, N-]; none where the closed form is exact.
+    curve: the least losses at each budget. audit: what the guess may have cost.
+    """
+
+    epsilon: Array
+    searched: Booleans
+    curve: Curve
+    audit: Audit
+
+
+def search(
+    layers: Any,
+    positive: Any,
+    negative: Any,
+    budgets: Sequence[float],
+    *,
+    rectified: bool = True,
+    known: Array | None = None,
+    folder: Path | None = None,
+    processes: int = 1,
+    every: bool = False,
+    audited: int = 256,
+    seed: int = 0,
+    say: Say = lambda line: None,
+    **options: Any,
+) -> Search:
+    """The least robust losses of classifiers on the features of these layers, from as few pairs as possible.
+
+    Args:
+        layers, rectified: as for `collisions.find_collisions`.
+        positive, negative: points of the two classes, [N+, d] and [N-, d].
+        budgets: l2, in the unit of the input, in ascending order.
+        known: [N+, N-], verified budgets, as those of an earlier layer; infinity where none is known.
+        folder: where chunks of results are kept, to go on after a kill; None keeps nothing.
+        processes: so many work on chunks at a time; the result is the same. A script that asks for more than
+            one has to run under ``if __name__ == "__main__":``, as always with processes.
+        every: search all pairs, whether they matter or not.
+        audited: so many excluded pairs are searched at the end.
+        seed: of the random pairs, at the start and in the audit.
+        options: of the method "admm".
+
+    Raises:
+        As `collisions.find_collisions` and `conflict_curve.curve`; ValueError for `processes` below 1 or
+        `known` of another shape; OSError for a folder that cannot be written.
+    """
+    network = Network.of(layers, rectified=rectified)
+    positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
+    for points, name in ((positive, "positive"), (negative, "negative")):
+        check_width(points, name, network.inputs)
+    if processes < 1:
+        raise ValueError(f"processes is {processes}; it must be 1 or more")
+    linear = linear_distances(network.layers[0].weight, positive, negative)
+    if known is not None and np.shape(known) != linear.shape:
+        raise ValueError(
+            f"known has shape {np.shape(known)}; expected {linear.shape}, a budget for each pair"
+        )
+    if len(network.layers) == 1 and not rectified:  # the closed form is exact
+        nothing = np.zeros(linear.shape, bool)
+        return Search(linear, nothing, conflict_curve.curve(linear, budgets), Audit(0, 0, 0))
+    state = _State(linear, known, budgets)
+    state.curve()  # checks the budgets
+    with solver(Task(network, positive, negative, options), folder, processes, say) as solve:
+        rng = np.random.default_rng(seed)
+        wanted = ~state.searched if every else state.first(rng)
+        while wanted.any():
+            state.take(wanted, solve, say)
+            wanted = state.wanted()
+        audit = state.audit(audited, solve, rng, say)
+    return Search(state.epsilon, state.searched, state.curve(), audit)
+
+
+class _State:
+    """What is known of the pairs so far."""
+
+    def __init__(self, linear: Array, known: Array | None, budgets: Sequence[float]) -> None:
+        self.linear = np.maximum(linear, 1e-12 * linear.max())  # two points may have the same features
+        self.epsilon = linear.copy() if known is None else np.minimum(linear, known)
+        self.searched = np.zeros(linear.shape, bool)
+        self.factor = np.full(linear.shape, np.nan)  # log(epsilon / linear), where it was searched
+        self.budgets = budgets
+        self._curve: Curve | None = None
+
+    def curve(self) -> Curve:
+        if self._curve is None:
+            self._curve = conflict_curve.curve(self.epsilon, self.budgets)
+        return self._curve
+
+    def first(self, rng: np.random.Generator) -> Booleans:
+        """The pairs to begin with: for each point its nearest ones, and random ones."""
+        return conflict_curve.nearest(self.linear, FIRST) | conflict_curve.nearest(
+            rng.random(self.linear.shape), FIRST
+        )
+
+    def take(self, wanted: Booleans, solve: Callable[[np.ndarray], Array], say: Say) -> None:
+        """Searches these pairs."""
+        pairs = np.argwhere(wanted)
+        found = solve(pairs)
+        self.epsilon[wanted] = np.minimum(self.epsilon[wanted], found)
+        self.factor[wanted] = np.log(np.maximum(self.epsilon[wanted], 1e-12) / self.linear[wanted])
+        self.searched |= wanted
+        self._curve = None
+        share = self.searched.mean()
+        say(f"searched {self.searched.sum()} of {self.searched.size} pairs ({100 * share:.1f} %)")
+
+    def hopeful(self) -> Array:
+        """[N+, N-]: the smallest budgets that the fit holds possible."""
+        fit, deviation = _fit(self.factor, self.searched)
+        return self.linear * np.exp(fit - SIGMAS * deviation)
+
+    def wanted(self) -> Booleans:
+        """Pairs that are violated where they may be edges; of these the most hopeful of each point."""
+        if self.searched.all():
+            return ~self.searched
+        lowest = self.hopeful()
+        return conflict_curve.nearest(lowest, FIRST, among=self._matters(lowest))
+
+    def _matters(self, lowest: Array) -> Booleans:
+        """Pairs not searched that are violated at a budget from `lowest` up to what is known of them."""
+        curve = self.curve()
+        found = np.zeros(self.searched.shape, bool)
+        for budget, q_u, q_v in zip(curve.budgets, curve.q_positive, curve.q_negative, strict=True):
+            found |= violated(q_u, q_v) & (lowest <= budget) & (self.epsilon > budget)
+        return found & ~self.searched
+
+    def audit(
+        self, count: int, solve: Callable[[np.ndarray], Array], rng: np.random.Generator, say: Say
+    ) -> Audit:
+        """Searches a random part of the pairs that matter if they are edges, however unlikely that is."""
+        excluded = self._matters(np.zeros(self.searched.shape))
+        places = np.flatnonzero(excluded)
+        if not len(places) or not count:
+            return Audit(len(places), 0, 0)
+        drawn = np.zeros(excluded.size, bool)
+        drawn[rng.choice(places, min(count, len(places)), replace=False)] = True
+        wanted = drawn.reshape(excluded.shape)
+        before = self.curve()
+        self.take(wanted, solve, say)
+        missed = np.zeros(excluded.shape, bool)
+        for budget, q_u, q_v in zip(before.budgets, before.q_positive, before.q_negative, strict=True):
+            missed |= wanted & violated(q_u, q_v) & (self.epsilon <= budget)
+        return Audit(len(places), int(wanted.sum()), int(missed.sum()))
+
+
+def _fit(factor: Array, known: Booleans) -> tuple[Array, float]:
+    """Mean plus one number for each row and column, by ridge regression: (fit [N+, N-], its deviation)."""
+    rows, columns = np.nonzero(known)
+    values = factor[known]
+    mean, n, m = values.mean(), *known.shape
+    normal = np.diag(RIDGE + np.concatenate([known.sum(1), known.sum(0)]).astype(float))
+    normal[:n, n:], normal[n:, :n] = known, known.T
+    target = np.concatenate(
+        [np.bincount(rows, values - mean, minlength=n), np.bincount(columns, values - mean, minlength=m)]
+    )
+    effects = np.linalg.solve(normal, target)
+    fit = mean + effects[:n, None] + effects[n:]
+    return fit, float((values - fit[known]).std())

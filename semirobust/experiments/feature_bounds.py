@@ -1,0 +1,245 @@
+"""Lower bounds on the robust loss behind each layer of a trained network (Figures 2 to 11 of the paper on
+fixed feature extractors).
+
+The points are the first so many training images of each class, equally likely. The linear layers are exact,
+for thousands of images a class; behind ReLUs collisions are searched, for hundreds, where they can move the
+bound (`collision_search`). What is known of a layer is known of the next.
+
+The paper leaves the number of images and the budgets open; both are chosen here, the budgets so that the
+bound on the images themselves goes from zero to its largest value.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from semirobust import collision_search, conflict_curve, extractors, runs
+from semirobust._collision_layers import Array
+from semirobust.collisions import linear_distances
+from semirobust.experiments import second_paper
+from semirobust.experiments.second_paper import ExtractorConfig
+
+EXPERIMENT = "feature_bounds"
+
+#: the representations, in order: name -> (weight layers, a ReLU behind the last of them)
+LAYERS: dict[str, tuple[int, bool]] = {
+    "input": (0, False),
+    "linear_1": (1, False),
+    "relu_1": (1, True),
+    "linear_2": (2, False),
+    "relu_2": (2, True),
+}
+NAMES = {
+    "input": "images",
+    "linear_1": "first linear layer",
+    "relu_1": "first ReLU",
+    "linear_2": "second linear layer",
+    "relu_2": "second ReLU",
+}
+#: quantiles of the distances of all pairs that are kept
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BoundsConfig:
+    """The bounds behind some layers of one network, for the first ``per_class`` training images of each class
+    (all there are, where there are fewer), at l2 ``budgets`` in pixels.
+
+    ``audited``: pairs that were thought hopeless and are searched after all.
+    """
+
+    network: ExtractorConfig
+    layers: tuple[str, ...]
+    per_class: int
+    budgets: tuple[float, ...]
+    audited: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Of a profile: its data sets, the images of each class for linear layers and behind ReLUs, and the
+    pairs of an audit."""
+
+    datasets: tuple[str, ...]
+    linear: int
+    relu: int
+    audited: int
+
+
+_PRINTED = Scale(("mnist", "fashion_mnist"), 5000, 400, 256)
+SCALES = {"quick": Scale(("digits",), 5000, 40, 40), "reference": _PRINTED, "paper": _PRINTED}
+
+#: the largest budget: there the bound on the images themselves is at its end
+_LARGEST = {"digits": 5.0, "mnist": 6.0, "fashion_mnist": 7.5}
+STEP = 0.25
+
+
+def budgets(dataset: str) -> tuple[float, ...]:
+    """The l2 budgets of a data set, in pixels."""
+    return tuple(STEP * i for i in range(round(_LARGEST[dataset] / STEP) + 1))
+
+
+def linear(profile: str, dataset: str, network: str, *, layer: str = "linear_1") -> BoundsConfig:
+    """An exact bound: behind the first linear layer of a network (``fcnn-pgd-2``), or on the images."""
+    found = second_paper.NETWORKS[runs.check_profile(profile)][f"{dataset}-{network}"]
+    return BoundsConfig(found, (layer,), SCALES[profile].linear, budgets(dataset))
+
+
+#: networks with the bounds of all their layers
+EVERY_LAYER = ("fcnn-benign", "fcnn-pgd-2")
+
+
+def deep(profile: str, dataset: str, network: str) -> BoundsConfig:
+    """The bounds of the layers of a fully connected network, on fewer images, those behind ReLUs too."""
+    found = second_paper.NETWORKS[runs.check_profile(profile)][f"{dataset}-{network}"]
+    if network in EVERY_LAYER:
+        layers = tuple(LAYERS)
+    elif network.startswith("fcnn-"):
+        layers = ("linear_1", "relu_2")
+    else:
+        layers = ("linear_1", "relu_1", "relu_2")
+    return BoundsConfig(found, layers, SCALES[profile].relu, budgets(dataset), SCALES[profile].audited)
+
+
+def names(profile: str, dataset: str, architecture: str) -> list[str]:
+    """The networks of an architecture, ``fcnn``: ``fcnn-benign``, ``fcnn-pgd-1`` and so on."""
+    known = second_paper.NETWORKS[runs.check_profile(profile)]
+    start = f"{dataset}-{architecture}-"
+    return [name.removeprefix(f"{dataset}-") for name in known if name.startswith(start)]
+
+
+def plans(profile: str) -> list[BoundsConfig]:
+    """All bounds of a profile."""
+    made = []
+    for dataset in SCALES[runs.check_profile(profile)].datasets:
+        fcnn, cnn = names(profile, dataset, "fcnn"), names(profile, dataset, "cnn")
+        made.append(linear(profile, dataset, "fcnn-benign", layer="input"))
+        made += [linear(profile, dataset, name) for name in (*fcnn, *cnn)]
+        narrow = [n for width in ("fcnn_small", "fcnn_smaller") for n in names(profile, dataset, width)]
+        made += [deep(profile, dataset, name) for name in (*fcnn, *narrow)]
+    return made
+
+
+# --- computing ---
+
+
+def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: None) -> dict[str, Any]:
+    """The bounds behind each layer: at each budget the 0-1 loss and the cross-entropy in nats, the edges, how
+    many pairs were searched, and what the audit found; resumed where it was killed.
+
+    skip: so many images of each class are left out first, for the same bounds from other images.
+    """
+    model, meta = second_paper.trained(config.network, say=say)
+    positive, negative = points(config, skip=skip)
+    label = f"{config.network.label} on {config.network.dataset}"
+    known = np.full((len(positive), len(negative)), np.inf)
+    folder = runs.cache_root() / f"{runs.config_hash(config)}.chunks"
+    found: dict[str, Any] = {}
+    for name in config.layers:
+        started = time.perf_counter()
+
+        def tell(line: str, name: str = name) -> None:
+            say(f"{label}, {NAMES[name]}: {line}")
+
+        row, known = _layer(config, model, name, positive, negative, known, folder, tell)
+        row["seconds"] = round(time.perf_counter() - started, 3)
+        found[name] = row
+        tell(f"0-1 loss up to {max(row['zero_one']):.3f}, {row['searched']} pairs searched")
+    shutil.rmtree(folder, ignore_errors=True)
+    return {"n": [len(positive), len(negative)], "layers": found, "network": _trained(meta)}
+
+
+def _layer(
+    config: BoundsConfig,
+    model: Any,
+    name: str,
+    positive: Array,
+    negative: Array,
+    known: Array,
+    folder: Any,
+    say: Say,
+) -> tuple[dict[str, Any], Array]:
+    depth, rectified = LAYERS[name]
+    shape = second_paper.images(config.network, "train").shape
+    audit: dict[str, int] | None = None
+    if depth < 2 and not rectified:
+        weight = (
+            np.eye(positive.shape[1]) if depth == 0 else extractors.as_layers(model, shape, depth=1)[0][0]
+        )
+        epsilon = linear_distances(weight, positive, negative)
+        curve, searched = conflict_curve.curve(epsilon, config.budgets, say=say), 0
+    else:
+        search = collision_search.search(
+            extractors.as_layers(model, shape, depth=depth),
+            positive,
+            negative,
+            config.budgets,
+            rectified=rectified,
+            known=known,
+            folder=folder,
+            processes=_processes(),
+            seed=config.seed,
+            say=say,
+            audited=config.audited,
+        )
+        epsilon, curve, searched = search.epsilon, search.curve, int(search.searched.sum())
+        audit = asdict(search.audit)
+    row = {
+        "zero_one": curve.zero_one,
+        "cross_entropy_nats": curve.cross_entropy_nats,
+        "edges": curve.edges,
+        "pairs": epsilon.size,
+        "searched": searched,
+        "audit": audit,
+        "quantiles": np.quantile(epsilon, QUANTILES),
+    }
+    return row, np.minimum(known, epsilon)
+
+
+def points(config: BoundsConfig, *, skip: int = 0) -> tuple[Array, Array]:
+    """The first ``per_class`` training images of each class after ``skip``, flattened: float64 [N, d], in
+    [0, 1]."""
+    train = second_paper.images(config.network, "train")
+    first, second = (
+        train.images[train.labels == label][skip:][: config.per_class].flatten(1).double().numpy()
+        for label in (0, 1)
+    )
+    return first, second
+
+
+def _processes() -> int:
+    """One for each core, unless one thread was asked for, as for notebooks that run side by side."""
+    return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else len(os.sched_getaffinity(0))
+
+
+def _trained(meta: Any) -> dict[str, Any]:
+    last = meta["log"]["epochs"][-1]
+    return {key: last[key] for key in ("epoch", "loss", "train_accuracy")}
+
+
+# --- running and reading ---
+
+
+def run_config(config: BoundsConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
+    """The stored bounds of one configuration, computed now where they are not there."""
+    return runs.run(config, lambda made: run_bounds(made, say=say), experiment=EXPERIMENT, profile=profile)
+
+
+def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+    """All bounds of a profile."""
+    return [run_config(config, profile, say=say) for config in plans(profile)]
+
+
+def stored(config: BoundsConfig, profile: str) -> runs.Record | None:
+    """The stored bounds of one configuration; None where there are none. Computes nothing."""
+    return runs.stored(config, experiment=EXPERIMENT, profile=profile)

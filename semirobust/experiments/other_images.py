@@ -1,0 +1,53 @@
+"""The bounds of `feature_bounds` once more, from other images of the same data set: how much of a difference
+between two curves is the choice of images.
+
+A configuration's images are the first so many of each class; here they are the next so many. Pairs that only
+the guess of `collision_search` excluded are not audited again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from semirobust import runs
+from semirobust.experiments import feature_bounds
+from semirobust.experiments.feature_bounds import BoundsConfig, Say
+
+EXPERIMENT = "feature_bounds_other_images"
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """The bounds of a configuration, from the images after the first ``skip`` of each class."""
+
+    bounds: BoundsConfig
+    skip: int
+
+
+def plan(config: BoundsConfig, layers: tuple[str, ...]) -> OtherImages:
+    """Some layers of a configuration, from as many images after those that it has."""
+    return OtherImages(replace(config, layers=layers, audited=0), config.per_class)
+
+
+def run_config(
+    config: BoundsConfig, layers: tuple[str, ...], profile: str, *, say: Say = lambda line: None
+) -> runs.Record:
+    """The stored bounds from other images, computed now where they are not there. The configuration and the
+    metrics are as those of `feature_bounds.run_config`."""
+    found = runs.run(
+        plan(config, layers),
+        lambda made: feature_bounds.run_bounds(made.bounds, skip=made.skip, say=say),
+        experiment=EXPERIMENT,
+        profile=profile,
+    )
+    return _as_bounds(found)
+
+
+def stored(config: BoundsConfig, layers: tuple[str, ...], profile: str) -> runs.Record | None:
+    """The stored bounds from other images; None where there are none. Computes nothing."""
+    found = runs.stored(plan(config, layers), experiment=EXPERIMENT, profile=profile)
+    return None if found is None else _as_bounds(found)
+
+
+def _as_bounds(record: runs.Record) -> runs.Record:
+    return replace(record, config=record.config["bounds"])

@@ -1,0 +1,194 @@
+"""Collisions as an attack on every readout of a layer, and the ceiling that they prove.
+
+A collision of u (y = +1) and v (y = -1) within eps gives both points the same features. Whatever a readout G
+answers there, it is G for one point and -G for the other: y G sums to 0 over the two, so a set of M disjoint
+pairs among n equally likely points keeps the robust correlation at or below 1 - 2 M / n. By König's theorem
+the largest such set is as large as a minimum vertex cover of the conflict graph. So for |G| <= 1
+
+    Gamma(G) <= 1 - 2 * (weight of a minimum cover of verified conflicts) = `ceiling`,
+
+for every G, however it was trained, and equality holds for the best one where all conflicts are known. It is
+the least 0-1 loss of the paper on fixed feature extractors in the unit of arXiv 2307.03803: no readout makes
+the layer gamma-semirobust (Definition 1) with a larger gamma. A collision of a layer is one of all layers
+behind it, so the ceiling can only fall with depth.
+
+An attack needs few collisions, a disjoint set for each budget. `find_transfer` looks for those, by assignments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from semirobust.collisions import Collisions, find_collisions, linear_distances
+from semirobust.conflict import ConflictGraph
+
+__all__ = ["Transfer", "ceiling", "find_transfer"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+
+
+def ceiling(zero_one: npt.ArrayLike) -> Floats:
+    """The largest robust correlation that a least 0-1 loss leaves to readouts |G| <= 1: 1 - 2 zero_one.
+
+    Any lower bound of the 0-1 loss gives an upper bound of the correlation. Raises ``ValueError`` for losses
+    outside [0, 1/2].
+    """
+    losses = np.asarray(zero_one, np.float64)
+    if not ((losses >= 0) & (losses <= 0.5)).all():
+        raise ValueError(f"a least 0-1 loss lies in [0, 1/2], got {losses.min():g} to {losses.max():g}")
+    return 1 - 2 * losses
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """Verified collisions of some pairs of N+ positive and N- negative points: P of them, float64.
+
+    counts: (N+, N-). pairs: int64 [P, 2], indices of the positive and of the negative point, each pair once.
+    epsilon: [P], budgets. u, v: [P, d], where the two points collide.
+    """
+
+    counts: tuple[int, int]
+    pairs: Integers
+    epsilon: Floats
+    u: Floats
+    v: Floats
+
+    def within(self, budget: float) -> Transfer:
+        """Those that cost at most so much."""
+        kept = self.epsilon <= budget
+        return Transfer(self.counts, self.pairs[kept], self.epsilon[kept], self.u[kept], self.v[kept])
+
+    def ceiling(self, budget: float) -> float:
+        """No readout of these features has a larger robust correlation, on these points, equally likely."""
+        weights = [np.full(n, 1 / sum(self.counts)) for n in self.counts]
+        graph = ConflictGraph(self.within(budget).pairs, *weights)
+        return float(ceiling(graph.minimum_cover().lower_bound))
+
+    def lowest(self, readout: Callable[[Floats], npt.ArrayLike], budget: float) -> Floats:
+        """The smallest y G found at the collisions within a budget, for each point: [N+ + N-], inf where none.
+
+        ``readout``: x [B, d] -> [B], the answer for class +1; positive points come first. If |G| <= 1 and no
+        point does better than this and 1, the mean is at most `ceiling`, up to the rounding by which the
+        answers at u and v differ.
+        """
+        near = self.within(budget)
+        found = np.full(sum(self.counts), np.inf)
+        if len(near.pairs):
+            for points, index, sign in (
+                (near.u, near.pairs[:, 0], 1),
+                (near.v, self.counts[0] + near.pairs[:, 1], -1),
+            ):
+                np.minimum.at(found, index, sign * np.asarray(readout(points), np.float64))
+        return found
+
+
+def find_transfer(
+    layers: Any,
+    positive: Floats,
+    negative: Floats,
+    budgets: Sequence[float],
+    *,
+    rectified: bool = True,
+    known: Transfer | None = None,
+    rounds: int = 8,
+    say: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Transfer:
+    """Collisions for an attack with any of these budgets, from a few assignments.
+
+    Each round pairs the two classes, for each budget, so that as many pairs as possible should collide within
+    it, searches the pairs that are new, and learns from what it found. What is expected of a pair is
+    its linear distance times a factor for each of its points, less a deviation in the first round, less ever
+    smaller parts of it later; for one linear layer the distance itself is exact.
+
+    Args:
+        layers, rectified: as for `collisions.find_collisions`.
+        positive, negative: [N+, d] and [N-, d]. budgets: l2, in the unit of the input.
+        known: collisions of an earlier layer for the same points; of a pair the cheaper one is kept.
+        rounds: at most so many; it ends when an assignment has no new pair.
+        options: of `find_collisions`.
+
+    Raises:
+        As `find_collisions`; ValueError for `rounds` below 1, or `known` of other points.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; it must be 1 or more")
+    layers = list(layers)
+    linear = linear_distances(layers[0][0], positive, negative)
+    if known is not None and known.counts != linear.shape:
+        raise ValueError(f"known is of {known.counts} points, these are {linear.shape}")
+    state = _Found(np.maximum(linear, 1e-12 * linear.max()), known, exact=len(layers) == 1 and not rectified)
+    for number in range(rounds):
+        expected = state.expected(1 - number / rounds)
+        wanted = np.zeros(linear.shape, bool)
+        for budget in budgets:
+            wanted |= _matching(expected, state.searched, budget)
+        new = np.argwhere(wanted)
+        if not len(new):
+            break
+        points = positive[new[:, 0]], negative[new[:, 1]]
+        state.add(new, find_collisions(layers, *points, rectified=rectified, **options))
+        say(f"round {number + 1}: {len(new)} pairs searched")
+    return state.transfer()
+
+
+def _matching(expected: Floats, searched: Booleans, budget: float) -> Booleans:
+    """The new pairs [N+, N-] of a largest set of disjoint pairs that should collide within a budget, with as
+    few new ones, and then as cheap ones, as possible."""
+    inside = expected <= budget
+    cost = np.where(inside, 1e-3 * ~searched + 1e-6 * expected / max(budget, 1e-300), 1.0)
+    chosen = np.zeros(expected.shape, bool)
+    chosen[linear_sum_assignment(cost)] = True
+    return chosen & inside & ~searched
+
+
+class _Found:
+    """The collisions so far, and what they let expect of other pairs."""
+
+    def __init__(self, linear: Floats, known: Transfer | None, *, exact: bool) -> None:
+        self.linear, self.exact = linear, exact
+        self.searched = np.zeros(linear.shape, bool)
+        self.epsilon = np.full(linear.shape, np.inf)
+        self.points: dict[tuple[int, int], tuple[Floats, Floats]] = {}
+        if known is not None:
+            self._keep(known.pairs, known.epsilon, known.u, known.v)
+
+    def add(self, pairs: Integers, found: Collisions) -> None:
+        """What a search found for these pairs."""
+        self.searched[tuple(pairs.T)] = True
+        sure = found.verified
+        self._keep(pairs[sure], found.epsilon[sure], found.u[sure], found.v[sure])
+
+    def _keep(self, pairs: Integers, epsilon: Floats, u: Floats, v: Floats) -> None:
+        for pair, cost, *ends in zip(map(tuple, pairs.tolist()), epsilon, u, v, strict=True):
+            if cost < self.epsilon[pair]:
+                self.epsilon[pair], self.points[pair] = cost, tuple(ends)
+
+    def expected(self, hope: float) -> Floats:
+        """[N+, N-]: the budgets found; for pairs that were not searched what others let expect, less ``hope``
+        deviations."""
+        like = self.searched if self.searched.any() else np.isfinite(self.epsilon)
+        if self.exact or not like.any():
+            return self.linear
+        factors = np.log(np.maximum(self.epsilon, 1e-12) / self.linear)[like]
+        centre, fit = factors.mean(), np.zeros(self.linear.shape)
+        for axis, (ends, count) in enumerate(zip(np.nonzero(like), self.linear.shape, strict=True)):
+            total = np.bincount(ends, factors - centre, minlength=count)
+            effect = total / (2 * (1 + np.bincount(ends, minlength=count)))  # half of it: the other end's
+            fit += np.expand_dims(effect, 1 - axis)
+        guess = self.linear * np.exp(centre + fit - hope * factors.std())
+        return np.where(self.searched, self.epsilon, np.minimum(guess, self.epsilon))
+
+    def transfer(self) -> Transfer:
+        order = sorted(self.points)
+        pairs = np.array(order, np.int64).reshape(-1, 2)
+        u, v = (np.stack([self.points[pair][end] for pair in order]) for end in range(2))
+        return Transfer(self.linear.shape, pairs, self.epsilon[tuple(pairs.T)], u, v)
