@@ -46,7 +46,8 @@ def admm(
 ) -> Collisions:
     """Batched splitting, then the optimum on the patterns found, for pairs u, v [B, d].
 
-    A pair's result does not depend on the other pairs, but for rounding. Options as in `find_collisions`.
+    A pair's result does not depend on the other pairs, but for rounding, which many iterations can amplify
+    to another pattern. Options as in `find_collisions`.
     """
     small = sum(len(layer.bias) for layer in network.layers) <= SMALL
     starts = STARTS[not small] if starts is None else starts

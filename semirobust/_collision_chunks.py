@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ class Task:
     negative: Array
     options: dict[str, Any]
 
+    @cached_property
+    def _before(self) -> Network | None:
+        """The layers before the last one, where there are any."""
+        before = self.network.layers[:-1]
+        return Network.of(before) if before else None
+
     def digest(self) -> str:
         """The same for the same task: names its results."""
         found = hashlib.sha256(repr((self.network.rectified, sorted(self.options.items()))).encode())
@@ -54,13 +61,12 @@ class Task:
     def solve(self, pairs: Integers) -> Array:
         """[M]: the verified budgets of the pairs [M, 2]; infinity where none is known."""
         u, v = self.positive[pairs[:, 0]], self.negative[pairs[:, 1]]
-        layers, at = self.network.layers, None
-        if len(layers) > 1:
-            before = collisions.find_collisions(layers[:-1], u, v, **self.options | {"starts": 1})
+        at = None
+        if self._before is not None:
+            before = collisions.find_collisions(self._before, u, v, **self.options)
             at = (before.u, before.v)
-        found = collisions.find_collisions(
-            layers, u, v, rectified=self.network.rectified, at=at, **self.options
-        )
+        rectified = self.network.rectified
+        found = collisions.find_collisions(self.network, u, v, rectified=rectified, at=at, **self.options)
         return np.where(found.verified, found.epsilon, np.inf)
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -98,8 +98,8 @@ def descent(
 
 
 def _check(rule: str, margin: float, max_programs: int) -> None:
-    if rule not in ("repaired", "printed"):
-        raise ValueError(f"unknown rule {rule!r}; known: repaired, printed")
+    if rule not in (known := get_args(Rule)):
+        raise ValueError(f"unknown rule {rule!r}; known: {', '.join(known)}")
     if not 0 < margin < np.inf:
         raise ValueError(f"margin is {margin!r}; it must be positive and finite, such as {MARGIN}")
     if isinstance(max_programs, bool) or not isinstance(max_programs, int) or max_programs < 1:

@@ -139,6 +139,14 @@ class Network:
         return self.layers[0].weight.shape[1]
 
     @cached_property
+    def prefixes(self) -> tuple[Network, ...]:
+        """The first layer, the first two and so on, each with its ReLUs, without the whole network."""
+        shorter = tuple(Network(self.layers[:depth]) for depth in range(1, len(self.layers)))
+        for network in shorter:
+            network.__dict__["_factors"] = self._factors  # of the same first matrix
+        return shorter
+
+    @cached_property
     def _factors(self) -> tuple[Array, Array, Array]:
         """The first matrix as U diag(sigma) V^T, without the singular values that are zero."""
         left, sigma, rows = np.linalg.svd(self.layers[0].weight, full_matrices=False)

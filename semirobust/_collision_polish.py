@@ -9,7 +9,7 @@ at zero, the inner minimum is a linear system in the forces on the units, with e
 of the rows of the pre-activations. A unit whose force points the wrong way is let go, a unit whose sign is
 wrong is held: all of them at once while that helps, else one at a time (block principal pivoting: Judice and
 Pires, Computers and Operations Research 21, 1994), and l takes Newton steps on |a| = |a'| at the same time.
-It ends with the optimum to rounding, or is given up: then the cone program decides.
+It ends with the optimum to rounding, or is given up: then the cone program decides, if that is wanted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The inflation lemma of `_collision_verify` for many pairs at once, in the regular case.
 
 Where the equations M x~ = c have full row rank, a Cholesky factor of M M^T bounds |M^+|, and its entries are
-those that `_collision_side` gives. Units within `HOLD` of zero are held. Everything else, and whatever is not
-proved here, is left to `verify_pair`, which needs the matrices themselves.
+those that `_collision_side` gives. Units within `HOLD` of zero are held. Points that agree behind a layer
+before the last are proved there: a collision of the first layers is one of the whole network, whose equations
+may depend on each other then. What is not proved here is left to `verify_pair`, which needs the matrices.
 
 Rounding: an entry of the computed M M^T is off by at most a few 2^-53 for each term of its sums, times the
 products of the norms of all matrices that it is made of (`Network.sizes`). Where this is a hundredth of the
@@ -18,14 +19,15 @@ import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
 
 from semirobust._collision_layers import UNIT, Array, Network
-from semirobust._collision_result import Point, budget
+from semirobust._collision_result import Collisions, Point, budget, collect
 from semirobust._collision_side import Side
 from semirobust._collision_system import Equations
 from semirobust._collision_verify import HOLD, verify_pair
 
-__all__ = ["prove"]
+__all__ = ["prove", "prove_given"]
 
 BLOCK = 64  # pairs at a time
+AGREE = 1e-9  # features that differ by so much of the largest are equal but for rounding
 
 
 class _Case(NamedTuple):
@@ -54,11 +56,38 @@ def prove(
         rows = slice(first, first + BLOCK)
         ends, at = np.stack([u[rows], v[rows]]), np.stack([at_u[rows], at_v[rows]])
         known = [None] * ends.shape[1] if equations is None else equations[rows]
-        found = _regular(network, ends, at, known)
         points += [
             verify_pair(network, *pair, *where) if point is None else point
-            for point, pair, where in zip(found, ends.swapaxes(0, 1), at.swapaxes(0, 1), strict=True)
+            for point, pair, where in zip(
+                _block(network, ends, at, known), ends.swapaxes(0, 1), at.swapaxes(0, 1), strict=True
+            )
         ]
+    return points
+
+
+def prove_given(network: Network, u: Array, v: Array, at_u: Array, at_v: Array) -> Collisions:
+    """As `prove`, for points that are NaN where there are none: these get an infinite budget."""
+    points = [Point(np.inf, *ends, False) for ends in zip(u, v, strict=True)]
+    there = np.flatnonzero(~np.isnan(at_u[:, 0]))
+    for i, point in zip(there, prove(network, u[there], v[there], at_u[there], at_v[there]), strict=True):
+        points[i] = point
+    return collect(network, points, method="given")
+
+
+def _block(network: Network, ends: Array, at: Array, known: Sequence[Equations | None]) -> list[Point | None]:
+    """Regular cases of the first layers alone where these agree already, then of the whole network."""
+    points: list[Point | None] = [None] * ends.shape[1]
+    for part in (*network.prefixes, network):
+        todo = np.array([i for i, point in enumerate(points) if point is None], np.intp)
+        if part is not network:
+            features = part.features(at[:, todo])
+            gap, size = np.abs(features[0] - features[1]).max(axis=1), features.max(axis=(0, 2))
+            todo = todo[gap <= AGREE * (1 + size)]
+        if len(todo):
+            equations = [known[i] if part is network else None for i in todo]
+            found = _regular(part, ends[:, todo], at[:, todo], equations)
+            for i, point in zip(todo.tolist(), found, strict=True):
+                points[i] = point
     return points
 
 
@@ -72,7 +101,7 @@ def _regular(
     cases: list[_Case | None] = []
     for i, equations in enumerate(known):
         here = [value[:, i] for value in values]  # [2, n_i]
-        case = _case(network, equations or _near(network, here))
+        case = _case(network, _near(network, here) if equations is None else equations)
         cases.append(case)
         if case is not None:
             pulled[:, i] = _correction(case, np.concatenate(here, axis=1))

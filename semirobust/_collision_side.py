@@ -27,6 +27,7 @@ class Side:
         self._cuts = np.cumsum([0, *(len(gate) for gate in gates)]).tolist()
         self._units = np.zeros(0, np.intp)  # deeper units whose rows are known, and:
         self._rows = self._inner = np.zeros((0, 0))  # C of the open units of the first layer, C L L^T C^T
+        self._asked, self._block = self._units, self._inner  # the products that were asked for last
 
     @cached_property
     def _open(self) -> np.ndarray:
@@ -69,7 +70,12 @@ class Side:
         return total
 
     def block(self, units: np.ndarray) -> Array:
-        """R R^T of some units, [k, k]; those of the first layer come last."""
+        """R R^T of some units, [k, k]; those of the first layer come last. Not to be written to."""
+        if not np.array_equal(units, self._asked):
+            self._asked, self._block = units, self._products(units)
+        return self._block
+
+    def _products(self, units: np.ndarray) -> Array:
         count = int((units >= self._first).sum())
         first, gram = units[count:], self.network.gram
         if count == 0:

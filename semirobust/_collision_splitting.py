@@ -29,8 +29,8 @@ __all__ = ["ITERATIONS", "Splitting"]
 
 DTYPE = torch.float32
 # With one layer, with more:
-PENALTIES = (np.geomspace(0.25, 4, 12), np.geomspace(0.5, 16, 6))  # in turn, in units of the cost
-ITERATIONS = (60, 180)  # shared among the penalties
+PENALTIES = (np.geomspace(0.25, 2, 12), np.geomspace(0.5, 16, 8))  # in turn, in units of the cost
+ITERATIONS = (60, 240)  # shared among the penalties
 RELAXATION = (1.0, 1.7)
 BALANCING = 10  # iterations between changes of l
 BOUNDS = (0.01, 0.99)  # of l
@@ -151,7 +151,7 @@ def _weight(matrix: Array) -> float:
 def _start(
     values: Sequence[torch.Tensor], first: Sequence[torch.Tensor], starts: range, seed: int
 ) -> list[torch.Tensor]:
-    """Pre-activations to start from, [2, S, B, n_i], for those of the ends [2, B, n_i]: given ones, the mean
+    """Pre-activations to start from, [2, S, B, n_i], for those of the ends [2, B, n_i]: the given ones, those
     of the ends, then the ends and their mean in turn with noise, the same for every pair.
     """
     out = []
@@ -159,7 +159,7 @@ def _start(
         generator = torch.Generator().manual_seed(seed * len(values) + layer)
         mean = value.mean(0, keepdim=True).expand_as(value)
         size = (value[0] - value[1]).square().mean(1, keepdim=True).sqrt()  # [B, 1]
-        rows = [first[layer], mean]
+        rows = [first[layer], value]
         for start in range(2, starts.stop):
             noise = torch.randn(2, 1, value.shape[2], generator=generator, dtype=DTYPE).to(value.device)
             rows.append((mean if start % 2 else value) + NOISE * size * noise)

@@ -28,8 +28,8 @@ from semirobust._collision_enumeration import LARGEST, enumerate_pair
 from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_linear import Linear, LinearPoints, closed_form, distances, space_of
 from semirobust._collision_operator import ConvOperator
-from semirobust._collision_proof import prove
-from semirobust._collision_result import Collisions, Known, Point, best_of, collect
+from semirobust._collision_proof import prove, prove_given
+from semirobust._collision_result import Collisions, Known, best_of, collect
 from semirobust._collision_threads import one_thread
 from semirobust.conflict import ConflictGraph
 
@@ -128,7 +128,8 @@ def find_collisions(
     Works on one thread, which is fastest for matrices of this size: share the pairs among processes.
 
     Args:
-        layers: [(L, k), ...], L [n_i, n_(i-1)] and k [n_i] (or None), each followed by ReLU.
+        layers: [(L, k), ...], L [n_i, n_(i-1)] and k [n_i] (or None), each followed by ReLU. Many calls with
+            the same `Network.of(layers, rectified)` are faster than with the list.
         u, v: [B, d], row i of both is pair i.
         method: "admm" (default), which searches good patterns for all pairs at once and descends from their
             exact optima; or "descent", Algorithms 1 and 2 of the paper from the midpoint, with a cone
@@ -137,24 +138,25 @@ def find_collisions(
         rectified: whether a ReLU follows the last layer too. If not, and it is the only one, the result is
             that of `linear_collision`, which is optimal.
         at: (u~, v~), [B, d] each: collisions known already, such as those of the layers before, which are
-            collisions of all layers behind them. They are verified, and the search starts from their pattern
-            too (that of "apgd" does not); the result is never dearer than they are, where verified. A row of
-            NaN (in both) where none is known.
-        options: of the method. For "admm": `starts` (default 1, or 24 for networks of up to 64 units), of
-            which all but two are random; `iterations` from each start (default 60, or 180 with more than one
-            layer); `seed` (default 0) of the random starts; `device` of the search, "cpu" (default) or
-            "cuda". For "descent": `rule`, "repaired" (default) or
-            "printed" (the stopping rule of the paper, which can stop too early); `margin` (default 1e-6),
-            the distance of pre-activations from zero in the second solve of a pair whose optimum cannot be
-            verified; `max_programs` (default 200) for each pair. For "apgd": `budgets` (default 10) tried for
+            collisions of all layers behind them. They are verified, and the search starts there (that of
+            "descent" there too, that of "apgd" does not); the result is never dearer than they are, where
+            verified. A row of NaN (in both) where none is known.
+        options: of the method. For "admm": `starts` (default 1, or 24 for networks of up to 64 units): what
+            is known (`at` or the linear collision), the ends, then random ones; `iterations` from each start
+            (default 60, or 240 with more than one layer); `seed` (default 0) of the random starts; `device`
+            of the search for patterns, "cpu" (default) or "cuda". For "descent": `rule`, "repaired"
+            (default), "quick" (the same without a step that rarely helps) or "printed" (the stopping rule of
+            the paper, which can stop too early); `margin` (default 1e-6), the distance of pre-activations
+            from zero in the second solve of a pair whose optimum cannot be verified; `max_programs` (default
+            200) for each pair. For "apgd": `budgets` (default 10) tried for
             each pair, with `steps` (default 100) of gradients from `restarts` (default 1) points; `seed`
             (default 0); `newton` (default 20) steps onto an exact collision, 0 for the attack alone.
 
     Returns:
         `Collisions`. `status`: "stopped" (no flip of a unit helps), "limit" (programs used up) or "unsolved"
-        (the solver failed: the pair has its linear collision); for "apgd" "found" or "none" (no cheaper one
-        than the linear collision). `iterations` are those of all starts for "admm", cone programs for
-        "descent", gradients for "apgd".
+        (nothing was solved: the pair has the best that was known); for "apgd" "found" or "none" (no cheaper
+        one than the linear collision). `iterations` are those of all starts for "admm" (pairs for which these
+        gave nothing have more), cone programs for "descent", gradients for "apgd".
 
     Raises:
         ValueError: an unknown method, layers that do not chain, u and v of different shapes, points `at` of
@@ -179,7 +181,7 @@ def find_collisions(
     known = Known(linear.epsilon, linear.u, linear.v, np.zeros(len(u), bool))
     if points is None:
         return best_of(METHODS[method](network, u, v, known, **options), linear)
-    given = _given(network, u, v, *points)
+    given = prove_given(network, u, v, *points)
     there = np.isfinite(given.epsilon)
     best = best_of(linear, given)
     at_u, at_v = (
@@ -194,15 +196,6 @@ def _linear_fallback(network: Network, u: Array, v: Array) -> Collisions:
     points = closed_form(network.layers[0].weight, network.space, u, v)
     residual = np.abs(network.features(points.u) - network.features(points.v)).max(axis=1)
     return _linear_result(points._replace(residual=residual))
-
-
-def _given(network: Network, u: Array, v: Array, at_u: Array, at_v: Array) -> Collisions:
-    """The given collisions, verified where possible; infinite budgets where there is none."""
-    points = [Point(np.inf, *ends, False) for ends in zip(u, v, strict=True)]
-    there = np.flatnonzero(~np.isnan(at_u[:, 0]))
-    for i, point in zip(there, prove(network, u[there], v[there], at_u[there], at_v[there]), strict=True):
-        points[i] = point
-    return collect(network, points, method="given")
 
 
 @one_thread()

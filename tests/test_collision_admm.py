@@ -310,7 +310,7 @@ def test_more_starts_help_and_the_seed_matters() -> None:
     other = admm(network, u, v, starts=6, seed=1)
     assert (more.epsilon <= few.epsilon * (1 + 1e-9)).all() and (more.epsilon < few.epsilon - 1e-6).any()
     assert (np.abs(other.epsilon - more.epsilon) > 1e-6).any()
-    assert few.iterations.tolist() == [180] * 6 and more.iterations.tolist() == [1080] * 6
+    assert few.iterations.tolist() == [240] * 6 and more.iterations.tolist() == [1440] * 6
 
 
 def test_torch_and_numpy_states_are_left_alone() -> None:

@@ -45,9 +45,6 @@ NAMES = {
 }
 #: quantiles of the distances of all pairs that are kept
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
-#: starts of a search behind two layers, besides the collisions of the first: a second one takes half as long
-#: again and lowers the budgets by 0.1 to 0.2 %
-STARTS = 1
 
 Say = Callable[[str], None]
 
@@ -194,7 +191,6 @@ def _layer(
             seed=config.seed,
             say=say,
             audited=config.audited,
-            **({"starts": STARTS} if depth > 1 else {}),
         )
         epsilon, curve, searched = search.epsilon, search.curve, int(search.searched.sum())
         audit = asdict(search.audit)
