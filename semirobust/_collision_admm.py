@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from semirobust._collision_descent import MARGIN, Descent, Rule, descend, joined, proved
-from semirobust._collision_layers import Array, Network
+from semirobust._collision_descent import MARGIN, Descent, descend, joined, proved
+from semirobust._collision_layers import Array, Network, Pattern
 from semirobust._collision_polish import Polisher, Start
 from semirobust._collision_proof import prove
 from semirobust._collision_result import Collisions, Known, Point, collect
@@ -26,10 +26,11 @@ from semirobust._collision_verify import verify_pair
 
 __all__ = ["admm"]
 
-ROWS = {"cpu": 128, "cuda": 8192}  # pairs times starts at a time: on a CPU their state stays in its cache
+ROWS = {"cpu": 128, "cuda": 1024}  # pairs times starts at a time: on a CPU their state stays in its cache
 SMALL = 64  # networks of at most so many units are small
 STARTS = (24, 1)  # small, large
 AGAIN = ((1, 1), (2, 2))  # so many more starts, with so many times the iterations, where nothing was found
+PROGRAMS = (200, 12)  # small, large: patterns tried in one descent
 GAIN = 1e-9  # relative: less is no improvement
 
 
@@ -55,21 +56,17 @@ def admm(
     _check(starts, iterations, seed)
     place = _place(device)
     search = _Search(network, _splitting(network, place), iterations, seed, small)
-    paths: list[Descent] = []
+    points: list[Point] = []
+    status: list[str] = []
     spent: list[int] = []
     chunk = max(ROWS[place.type] // starts, 1)
     for first in range(0, len(u), chunk):
         rows = slice(first, first + chunk)
-        for path, effort in search(u[rows], v[rows], known.rows(rows), starts):
-            paths.append(path)
-            spent.append(effort)
-    return collect(
-        network,
-        _proofs(network, u, v, paths, small),
-        method="admm",
-        status=tuple(path.status for path in paths),
-        iterations=np.array(spent),
-    )
+        paths, efforts = search(u[rows], v[rows], known.rows(rows), starts)
+        points += _proofs(network, u[rows], v[rows], paths, small)  # the paths hold much, and are let go
+        status += [path.status for path in paths]
+        spent += efforts
+    return collect(network, points, method="admm", status=tuple(status), iterations=np.array(spent))
 
 
 def _check(starts: int, iterations: int, seed: int) -> None:
@@ -104,10 +101,9 @@ class _Search:
     ) -> None:
         self._network, self._splitting, self._polisher = network, splitting, Polisher(network)
         self._iterations, self._seed, self._small = iterations, seed, small
-        self._rule: Rule = "repaired" if small else "quick"
         self._polisher.rescue = small
 
-    def __call__(self, u: Array, v: Array, known: Known, starts: int) -> list[tuple[Descent, int]]:
+    def __call__(self, u: Array, v: Array, known: Known, starts: int) -> tuple[list[Descent], list[int]]:
         """For each pair [B, d] its descents, joined, and the iterations spent on it."""
         count = len(u)
         paths: list[list[Descent]] = [[] for _ in range(count)]
@@ -116,13 +112,8 @@ class _Search:
             if len(todo) == 0:
                 break
             effort, rows = times * self._iterations, range(done, done + more)
-            found = self._splitting.search(
-                np.stack([u[todo], v[todo]]),
-                np.stack([known.u[todo], known.v[todo]]),
-                rows,
-                effort,
-                self._seed,
-            )
+            ends = np.stack([u[todo], v[todo]])
+            found = self._splitting.search(ends, rows, effort, self._seed)
             for i, candidates in zip(todo.tolist(), found, strict=True):
                 paths[i] += self._descents(u[i], v[i], candidates)
                 spent[i] += more * effort
@@ -135,8 +126,8 @@ class _Search:
                 paths[i] += self._descents(u[i], v[i], [start])
             if self._small:
                 self._polisher.guess = None
-                paths[i].append(descend(self._network, u[i], v[i], solver=self._polisher))
-        return [(joined(path), effort) for path, effort in zip(paths, spent, strict=True)]
+                paths[i].append(self._descent(u[i], v[i], None))
+        return [joined(path) for path in paths], spent
 
     def _descents(self, u: Array, v: Array, candidates: list[Start]) -> list[Descent]:
         """One for each pattern among the candidates."""
@@ -146,10 +137,19 @@ class _Search:
             if (key := pattern.key()) not in seen:
                 seen.add(key)
                 self._polisher.guess = guess
-                paths.append(
-                    descend(self._network, u, v, rule=self._rule, start=pattern, solver=self._polisher)
-                )
+                paths.append(self._descent(u, v, pattern))
         return paths
+
+    def _descent(self, u: Array, v: Array, start: Pattern | None) -> Descent:
+        return descend(
+            self._network,
+            u,
+            v,
+            rule="repaired" if self._small else "quick",
+            start=start,
+            max_programs=PROGRAMS[not self._small],
+            solver=self._polisher,
+        )
 
 
 def _proofs(network: Network, u: Array, v: Array, paths: list[Descent], small: bool) -> list[Point]:

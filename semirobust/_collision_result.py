@@ -43,8 +43,8 @@ class Collisions:
 class Known(NamedTuple):
     """What is known of B pairs before the search.
 
-    epsilon: [B], the least budget that is verified. u, v: [B, d], points to begin at. given: bool [B], where
-        these were given; elsewhere they are the linear collision.
+    epsilon: [B], the least budget that is verified. u, v: [B, d], where else to begin. given: bool [B], where
+        these points were given; elsewhere they are the linear collision.
     """
 
     epsilon: Array

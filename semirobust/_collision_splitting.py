@@ -82,25 +82,17 @@ class Splitting:
         y = torch.cat([hidden, p - self.biases[layer]], 1) @ both
         return torch.addmm(hidden, y, weight), torch.add(p, y, alpha=-1 / step)
 
-    def search(
-        self,
-        ends: Array,
-        begin: Array,
-        starts: range,
-        iterations: int,
-        seed: int,
-    ) -> list[list[Start]]:
-        """The iterations from S starts for B pairs: for each pair, what every start gave.
+    def search(self, ends: Array, starts: range, iterations: int, seed: int) -> list[list[Start]]:
+        """The iterations from S starts for the pairs with these ends [2, B, d]: for each what all gave.
 
-        ends, begin: [2, B, d], u and v, and the points where the first start begins. States are
-        [2 S B, n_i]: all starts of all u, then those of v.
+        States are [2 S B, n_i]: all starts of all u, then those of v.
         """
         pairs, network = ends.shape[1], self.network
         count, depth = len(starts) * pairs, len(network.layers)
         values = [self._tensor(value) for value in network.pre_activations(ends)]  # [2, B, n_i]
-        first = [self._tensor(value) for value in network.pre_activations(begin)]
+        middle = [self._tensor(value) for value in network.pre_activations(ends.mean(axis=0))]  # [B, n_i]
         base = values[0].repeat(1, len(starts), 1).flatten(0, 1)
-        p = [value.flatten(0, 2) for value in _start(values, first, starts, seed)]
+        p = [value.flatten(0, 2) for value in _start(values, middle, starts, seed)]
         h = [value.clamp(min=0) for value in p[:-1]]
         dual_p, dual_h = [torch.zeros_like(value) for value in p], [torch.zeros_like(value) for value in h]
         balance = torch.full((2 * count, 1), 0.5, dtype=DTYPE, device=self.device)  # l, then 1 - l
@@ -149,20 +141,20 @@ def _weight(matrix: Array) -> float:
 
 
 def _start(
-    values: Sequence[torch.Tensor], first: Sequence[torch.Tensor], starts: range, seed: int
+    values: Sequence[torch.Tensor], middle: Sequence[torch.Tensor], starts: range, seed: int
 ) -> list[torch.Tensor]:
-    """Pre-activations to start from, [2, S, B, n_i], for those of the ends [2, B, n_i]: the given ones, those
-    of the ends, then the ends and their mean in turn with noise, the same for every pair.
+    """Pre-activations to start from, [2, S, B, n_i], for those of the ends [2, B, n_i] and of their midpoint
+    [B, n_i]: the midpoint, the ends, then these in turn with noise, the same for every pair.
     """
     out = []
-    for layer, value in enumerate(values):
+    for layer, (value, mean) in enumerate(zip(values, middle, strict=True)):
         generator = torch.Generator().manual_seed(seed * len(values) + layer)
-        mean = value.mean(0, keepdim=True).expand_as(value)
+        mean = mean.expand_as(value)
         size = (value[0] - value[1]).square().mean(1, keepdim=True).sqrt()  # [B, 1]
-        rows = [first[layer], value]
+        rows = [mean, value]
         for start in range(2, starts.stop):
             noise = torch.randn(2, 1, value.shape[2], generator=generator, dtype=DTYPE).to(value.device)
-            rows.append((mean if start % 2 else value) + NOISE * size * noise)
+            rows.append((value if start % 2 else mean) + NOISE * size * noise)
         out.append(torch.stack(rows[starts.start : starts.stop], 1))
     return out
 

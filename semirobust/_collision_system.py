@@ -106,7 +106,7 @@ class Equations:
         """The factor of a singular system, moved by a ridge; None where that does not help."""
         matrix = self.matrix(balance)
         sizes = np.diagonal(matrix).copy()  # 0 where a joint unit has no open unit behind it
-        matrix[np.diag_indices(len(matrix))] += RIDGE * np.where(sizes > 0, sizes, sizes.max())
+        matrix[np.diag_indices(len(matrix))] += RIDGE * np.where(sizes > 0, sizes, sizes.max() or 1.0)
         factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
         return None if failed else factor
 

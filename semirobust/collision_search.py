@@ -5,11 +5,11 @@ two ReLU layers costs tens of milliseconds. But the optimum over some edges is t
 its probabilities keep q_u + q_v <= 1 on every pair. So a pair is searched only where it would matter: it is
 violated at some budget, and it may be an edge there. The search ends when no such pair is left.
 
-Which pairs may be edges? Those that the search makes cheaper than the linear closed form, by a factor that
-differs from image to image: log(epsilon / linear) is fitted by one number for each image, on the pairs
-searched so far, and a pair counts as hopeless at a budget where even `SIGMAS` deviations below the fit it
-stays above. This guess can only lose edges, so the bound stays valid; how many it lost is measured at the end
-on random pairs that it excluded (`Audit`).
+Which pairs may be edges? Those that the search makes cheaper than the linear closed form (or than an earlier
+layer), by a factor that differs from image to image: its logarithm is fitted by one number for each image, on
+the pairs searched so far, and a pair counts as hopeless at a budget where even `SIGMAS` deviations below the
+fit it stays above. This guess can only lose edges, so the bound stays valid; how many it lost is measured at
+the end on random pairs that it excluded (`Audit`).
 """
 
 from __future__ import annotations
@@ -54,13 +54,16 @@ class Audit:
 class Search:
     """Distances of N+ x N- pairs, as far as they matter, and the least losses that follow.
 
-    epsilon: [N+, N-], verified budgets; those of `known` or of the linear collision where not `searched`.
+    epsilon: [N+, N-], verified budgets; those of an earlier layer or of the linear collision where not
+        `searched`.
     searched: bool [N+, N-]; none where the closed form is exact.
+    guess: [N+, N-], the budgets found, and those that the fit expects where none was searched.
     curve: the least losses at each budget. audit: what the guess may have cost.
     """
 
     epsilon: Array
     searched: Booleans
+    guess: Array
     curve: Curve
     audit: Audit
 
@@ -72,7 +75,7 @@ def search(
     budgets: Sequence[float],
     *,
     rectified: bool = True,
-    known: Array | None = None,
+    after: Search | None = None,
     folder: Path | None = None,
     processes: int = 1,
     every: bool = False,
@@ -87,7 +90,7 @@ def search(
         layers, rectified: as for `collisions.find_collisions`.
         positive, negative: points of the two classes, [N+, d] and [N-, d].
         budgets: l2, in the unit of the input, in ascending order.
-        known: [N+, N-], verified budgets, as those of an earlier layer; infinity where none is known.
+        after: the search of an earlier layer, whose collisions are collisions of this one.
         folder: where chunks of results are kept, to go on after a kill; None keeps nothing.
         processes: so many work on chunks at a time; the result is the same. A script that asks for more than
             one has to run under ``if __name__ == "__main__":``, as always with processes.
@@ -97,8 +100,8 @@ def search(
         options: of the method "admm".
 
     Raises:
-        As `collisions.find_collisions` and `conflict_curve.curve`; ValueError for `processes` below 1 or
-        `known` of another shape; OSError for a folder that cannot be written.
+        As `collisions.find_collisions` and `conflict_curve.curve`; ValueError for `processes` below 1 or a
+        search of other points; OSError for a folder that cannot be written.
     """
     network = Network.of(layers, rectified=rectified)
     positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
@@ -107,14 +110,15 @@ def search(
     if processes < 1:
         raise ValueError(f"processes is {processes}; it must be 1 or more")
     linear = linear_distances(network.layers[0].weight, positive, negative)
-    if known is not None and np.shape(known) != linear.shape:
+    if after is not None and after.epsilon.shape != linear.shape:
         raise ValueError(
-            f"known has shape {np.shape(known)}; expected {linear.shape}, a budget for each pair"
+            f"the search of the earlier layer has {after.epsilon.shape} pairs, this one {linear.shape}; "
+            "pass the same points to both"
         )
     if len(network.layers) == 1 and not rectified:  # the closed form is exact
         nothing = np.zeros(linear.shape, bool)
-        return Search(linear, nothing, conflict_curve.curve(linear, budgets), Audit(0, 0, 0))
-    state = _State(linear, known, budgets)
+        return Search(linear, nothing, linear, conflict_curve.curve(linear, budgets), Audit(0, 0, 0))
+    state = _State(linear, after, budgets)
     state.curve()  # checks the budgets
     with solver(Task(network, positive, negative, options), folder, processes, say) as solve:
         rng = np.random.default_rng(seed)
@@ -123,17 +127,19 @@ def search(
             state.take(wanted, solve, say)
             wanted = state.wanted()
         audit = state.audit(audited, solve, rng, say)
-    return Search(state.epsilon, state.searched, state.curve(), audit)
+    guess = np.where(state.searched, state.epsilon, state.guess(0.0))
+    return Search(state.epsilon, state.searched, guess, state.curve(), audit)
 
 
 class _State:
     """What is known of the pairs so far."""
 
-    def __init__(self, linear: Array, known: Array | None, budgets: Sequence[float]) -> None:
-        self.linear = np.maximum(linear, 1e-12 * linear.max())  # two points may have the same features
-        self.epsilon = linear.copy() if known is None else np.minimum(linear, known)
+    def __init__(self, linear: Array, after: Search | None, budgets: Sequence[float]) -> None:
+        self.epsilon = linear.copy() if after is None else np.minimum(linear, after.epsilon)
+        before, self.count = (linear, FIRST) if after is None else (after.guess, 1)
+        self.before = np.maximum(before, 1e-12 * linear.max())  # two points may have the same features
         self.searched = np.zeros(linear.shape, bool)
-        self.factor = np.full(linear.shape, np.nan)  # log(epsilon / linear), where it was searched
+        self.factor = np.full(linear.shape, np.nan)  # log(epsilon / before), where it was searched
         self.budgets = budgets
         self._curve: Curve | None = None
 
@@ -144,31 +150,31 @@ class _State:
 
     def first(self, rng: np.random.Generator) -> Booleans:
         """The pairs to begin with: for each point its nearest ones, and random ones."""
-        return conflict_curve.nearest(self.linear, FIRST) | conflict_curve.nearest(
-            rng.random(self.linear.shape), FIRST
-        )
+        random = rng.random(self.before.shape)
+        near, spread = (conflict_curve.nearest(values, self.count) for values in (self.before, random))
+        return near | spread
 
     def take(self, wanted: Booleans, solve: Callable[[np.ndarray], Array], say: Say) -> None:
         """Searches these pairs."""
         pairs = np.argwhere(wanted)
         found = solve(pairs)
         self.epsilon[wanted] = np.minimum(self.epsilon[wanted], found)
-        self.factor[wanted] = np.log(np.maximum(self.epsilon[wanted], 1e-12) / self.linear[wanted])
+        self.factor[wanted] = np.log(np.maximum(self.epsilon[wanted], 1e-12) / self.before[wanted])
         self.searched |= wanted
         self._curve = None
         share = self.searched.mean()
         say(f"searched {self.searched.sum()} of {self.searched.size} pairs ({100 * share:.1f} %)")
 
-    def hopeful(self) -> Array:
-        """[N+, N-]: the smallest budgets that the fit holds possible."""
+    def guess(self, sigmas: float) -> Array:
+        """[N+, N-]: the budgets that the fit expects, so many deviations lower."""
         fit, deviation = _fit(self.factor, self.searched)
-        return self.linear * np.exp(fit - SIGMAS * deviation)
+        return self.before * np.exp(fit - sigmas * deviation)
 
     def wanted(self) -> Booleans:
         """Pairs that are violated where they may be edges; of these the most hopeful of each point."""
         if self.searched.all():
             return ~self.searched
-        lowest = self.hopeful()
+        lowest = self.guess(SIGMAS)
         return conflict_curve.nearest(lowest, FIRST, among=self._matters(lowest))
 
     def _matters(self, lowest: Array) -> Booleans:

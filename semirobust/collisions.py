@@ -138,19 +138,19 @@ def find_collisions(
         rectified: whether a ReLU follows the last layer too. If not, and it is the only one, the result is
             that of `linear_collision`, which is optimal.
         at: (u~, v~), [B, d] each: collisions known already, such as those of the layers before, which are
-            collisions of all layers behind them. They are verified, and the search starts there (that of
-            "descent" there too, that of "apgd" does not); the result is never dearer than they are, where
-            verified. A row of NaN (in both) where none is known.
-        options: of the method. For "admm": `starts` (default 1, or 24 for networks of up to 64 units): what
-            is known (`at` or the linear collision), the ends, then random ones; `iterations` from each start
-            (default 60, or 240 with more than one layer); `seed` (default 0) of the random starts; `device`
-            of the search for patterns, "cpu" (default) or "cuda". For "descent": `rule`, "repaired"
-            (default), "quick" (the same without a step that rarely helps) or "printed" (the stopping rule of
-            the paper, which can stop too early); `margin` (default 1e-6), the distance of pre-activations
-            from zero in the second solve of a pair whose optimum cannot be verified; `max_programs` (default
-            200) for each pair. For "apgd": `budgets` (default 10) tried for
-            each pair, with `steps` (default 100) of gradients from `restarts` (default 1) points; `seed`
-            (default 0); `newton` (default 20) steps onto an exact collision, 0 for the attack alone.
+            collisions of all layers behind them. They are verified, and the result is never dearer than they
+            are, where verified. A descent starts there too ("admm": in networks of more than 64 units only
+            where nothing cheaper was found; "apgd": never). A row of NaN (in both) where none is known.
+        options: of the method. For "admm": `starts` (default 1, or 24 for networks of up to 64 units), the
+            midpoint, the ends, then these with noise; `iterations` from each start (default 60, or 240 with
+            more than one layer); `seed` (default 0) of the noise; `device` of the search for patterns, "cpu"
+            (default) or "cuda". For "descent": `rule`, "repaired" (default), "quick" (the same without a step
+            that rarely helps) or "printed" (the stopping rule of the paper, which can stop too early);
+            `margin` (default 1e-6), the distance of pre-activations from zero in the second solve of a pair
+            whose optimum cannot be verified; `max_programs` (default 200) for each pair. For "apgd":
+            `budgets` (default 10) tried for each pair, with `steps` (default 100) of gradients from
+            `restarts` (default 1) points; `seed` (default 0); `newton` (default 20) steps onto an exact
+            collision, 0 for the attack alone.
 
     Returns:
         `Collisions`. `status`: "stopped" (no flip of a unit helps), "limit" (programs used up) or "unsolved"

@@ -60,7 +60,7 @@ def test_few_pairs_give_the_same_bound(case):
 def test_what_is_known_of_an_earlier_layer_is_kept(case):
     layers, positive, negative, first = case
     deeper = [*layers, *network(3, 72, 12)]
-    second = search(deeper, positive, negative, BUDGETS, starts=1, known=first.epsilon, audited=5)
+    second = search(deeper, positive, negative, BUDGETS, starts=1, after=first, audited=5)
     assert (second.epsilon <= first.epsilon).all() and (second.epsilon < first.epsilon).any()
     assert (second.curve.zero_one >= first.curve.zero_one - 1e-9).all()  # depth never helps
 
@@ -119,7 +119,7 @@ def test_the_audit_counts_what_the_guess_lost(case, monkeypatch):
 
     layers, positive, negative, whole = case
     monkeypatch.setattr(collision_search, "SIGMAS", -200.0)  # it gives up on every pair at once
-    monkeypatch.setattr(collision_search._State, "first", lambda self, _: np.eye(*self.linear.shape) > 0)
+    monkeypatch.setattr(collision_search._State, "first", lambda self, _: np.eye(*self.before.shape) > 0)
     found = search(layers, positive, negative, BUDGETS, starts=1)
     assert found.audit.excluded > found.audit.searched == 256
     assert found.audit.missed > 0
@@ -130,14 +130,15 @@ def test_the_audit_counts_what_the_guess_lost(case, monkeypatch):
     ("changes", "message"),
     [
         ({"processes": 0}, "processes"),
-        ({"known": np.ones((2, 2))}, "known has shape"),
+        ({"positive": np.ones((4, 60)), "after": "case"}, "pass the same points"),
         ({"budgets": [2.0, 1.0]}, "ascending"),
         ({"positive": np.ones((3, 5))}, "columns"),
         ({"negative": np.full((3, 60), np.nan)}, "NaN"),
     ],
 )
 def test_bad_input_stops_before_any_work(case, changes, message, monkeypatch):
-    layers, positive, negative, _ = case
+    layers, positive, negative, whole = case
+    changes = {key: whole if key == "after" else value for key, value in changes.items()}
     monkeypatch.setattr(_collision_chunks.Task, "solve", lambda *_: pytest.fail("work began"))
     arguments = {"layers": layers, "positive": positive, "negative": negative, "budgets": BUDGETS} | changes
     with pytest.raises(ValueError, match=message):

@@ -22,6 +22,7 @@ import numpy as np
 
 from semirobust import collision_search, conflict_curve, extractors, runs
 from semirobust._collision_layers import Array
+from semirobust.collision_search import Search
 from semirobust.collisions import linear_distances
 from semirobust.experiments import second_paper
 from semirobust.experiments.second_paper import ExtractorConfig
@@ -142,7 +143,7 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
     model, meta = second_paper.trained(config.network, say=say)
     positive, negative = points(config, skip=skip)
     label = f"{config.network.label} on {config.network.dataset}"
-    known = np.full((len(positive), len(negative)), np.inf)
+    search: Search | None = None
     folder = runs.cache_root() / f"{runs.config_hash(config)}.chunks"
     found: dict[str, Any] = {}
     for name in config.layers:
@@ -151,7 +152,7 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
         def tell(line: str, name: str = name) -> None:
             say(f"{label}, {NAMES[name]}: {line}")
 
-        row, known = _layer(config, model, name, positive, negative, known, folder, tell)
+        row, search = _layer(config, model, name, positive, negative, search, folder, tell)
         row["seconds"] = round(time.perf_counter() - started, 3)
         found[name] = row
         tell(f"0-1 loss up to {max(row['zero_one']):.3f}, {row['searched']} pairs searched")
@@ -165,10 +166,10 @@ def _layer(
     name: str,
     positive: Array,
     negative: Array,
-    known: Array,
+    after: Search | None,
     folder: Any,
     say: Say,
-) -> tuple[dict[str, Any], Array]:
+) -> tuple[dict[str, Any], Search | None]:
     depth, rectified = LAYERS[name]
     shape = second_paper.images(config.network, "train").shape
     audit: dict[str, int] | None = None
@@ -177,7 +178,7 @@ def _layer(
             np.eye(positive.shape[1]) if depth == 0 else extractors.as_layers(model, shape, depth=1)[0][0]
         )
         epsilon = linear_distances(weight, positive, negative)
-        curve, searched = conflict_curve.curve(epsilon, config.budgets, say=say), 0
+        curve, searched, search = conflict_curve.curve(epsilon, config.budgets, say=say), 0, None
     else:
         search = collision_search.search(
             extractors.as_layers(model, shape, depth=depth),
@@ -185,7 +186,7 @@ def _layer(
             negative,
             config.budgets,
             rectified=rectified,
-            known=known,
+            after=after,
             folder=folder,
             processes=_processes(),
             seed=config.seed,
@@ -203,7 +204,7 @@ def _layer(
         "audit": audit,
         "quantiles": np.quantile(epsilon, QUANTILES),
     }
-    return row, np.minimum(known, epsilon)
+    return row, search
 
 
 def points(config: BoundsConfig, *, skip: int = 0) -> tuple[Array, Array]:

@@ -9,10 +9,12 @@ a layer is known of the next. Every pair of networks differs in one thing: how i
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,23 @@ from torch.nn import functional as F
 from semirobust import collision_search, data, extractors, models, runs, training
 from semirobust._collision_layers import Array
 from semirobust.experiments import networks
-from semirobust.recipe import Attack
-from semirobust.training import PGDL2, TrainConfig
+from semirobust.extractors import Chain
+from semirobust.training import TrainConfig
 
 EXPERIMENT = "small_convolutions"
 CLASSES = (3, 7)
 SHAPE = (1, 8, 8)
-PER_CLASS = 40
+PER_CLASS = 16
 BUDGETS = tuple(round(0.1 * i, 1) for i in range(21))
 
 Say = Callable[[str], None]
 
 
 class Pooled(nn.Module):
-    """conv 3x3-BN-ReLU, a pool of 2x2, one linear layer: [N, 1, 8, 8] -> [N, width, 6, 6] -> [N, width, 3, 3]."""
+    """conv 3x3-BN-ReLU, a pool of 2x2, one linear layer.
+
+    [N, 1, 8, 8] -> [N, width, 6, 6] -> [N, width, 3, 3] -> [N, 2].
+    """
 
     def __init__(self, width: int, pool: nn.Module) -> None:
         super().__init__()
@@ -51,8 +56,11 @@ class Pooled(nn.Module):
 
 
 class Block(nn.Module):
-    """conv 3x3, stride 2-BN-ReLU, then conv-BN-ReLU-conv-BN, with or without a shortcut around these, a ReLU,
-    one linear layer: [N, 1, 8, 8] -> [N, width, 4, 4] from the first convolution on."""
+    """conv 3x3 of stride 2-BN-ReLU, then conv-BN-ReLU-conv-BN with or without a shortcut around them, a ReLU,
+    one linear layer.
+
+    [N, 1, 8, 8] -> [N, width, 4, 4], from the first convolution on -> [N, 2].
+    """
 
     def __init__(self, width: int, *, shortcut: bool) -> None:
         super().__init__()
@@ -70,12 +78,13 @@ class Block(nn.Module):
         return self.fc(self.out(out + x if self.shortcut else out).flatten(1))
 
 
-#: name -> (network of a width, the layers that are bounded)
-NETWORKS: dict[str, tuple[Callable[[int], nn.Module], tuple[str, ...]]] = {
-    "max_pool": (lambda width: Pooled(width, nn.MaxPool2d(2)), ("bn", "relu", "pool")),
-    "average_pool": (lambda width: Pooled(width, nn.AvgPool2d(2)), ("bn", "relu", "pool")),
-    "residual": (lambda width: Block(width, shortcut=True), ("bn", "relu", "out")),
-    "plain": (lambda width: Block(width, shortcut=False), ("bn", "relu", "out")),
+#: name -> (network of a width, its width, the layers that are bounded). The first layers have more numbers
+#: than there are pixels (144 and 96 for 64).
+NETWORKS: dict[str, tuple[Callable[[int], nn.Module], int, tuple[str, ...]]] = {
+    "max_pool": (lambda width: Pooled(width, nn.MaxPool2d(2)), 4, ("bn", "relu", "pool")),
+    "average_pool": (lambda width: Pooled(width, nn.AvgPool2d(2)), 4, ("bn", "relu", "pool")),
+    "residual": (lambda width: Block(width, shortcut=True), 6, ("bn", "relu", "out")),
+    "plain": (lambda width: Block(width, shortcut=False), 6, ("bn", "relu", "out")),
 }
 
 
@@ -91,22 +100,26 @@ class SmallConfig:
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """The bounds behind layers of one network, for the first training images of each class."""
+    """The bounds behind layers of one network, "input" for the images, for the first ``per_class`` training
+    images of each class, at l2 ``budgets`` in pixels. ``audited``: as in `collision_search.search`.
+    """
 
     network: SmallConfig
     layers: tuple[str, ...]
     per_class: int = PER_CLASS
     budgets: tuple[float, ...] = BUDGETS
-    audited: int = 40
+    audited: int = 16
     seed: int = 0
 
 
-def config(name: str, *, width: int = 8, attack: Attack | None = None) -> ChainConfig:
-    """The bounds behind the images and the layers of one network."""
-    train = training.short(20, lr=0.05, batch_size=32, augment=False, precision="float32", attack=attack)
-    return ChainConfig(SmallConfig(name, width, train), ("input", *NETWORKS[name][1]))
+def config(name: str, *, seed: int = 0) -> ChainConfig:
+    """The bounds on the images and behind the layers of a network, trained on clean images with a seed."""
+    _, width, layers = NETWORKS[name]
+    train = training.short(20, lr=0.05, batch_size=32, augment=False, precision="float32", seed=seed)
+    return ChainConfig(SmallConfig(name, width, train, seed), ("input", *layers))
 
 
+@lru_cache(maxsize=2)
 def images(split: str) -> data.Images:
     """Digits 3 and 7 of 8x8 pixels, labels 0 and 1."""
     return data.load("digits", split, classes=CLASSES)
@@ -119,9 +132,7 @@ def build(config: SmallConfig) -> nn.Module:
         return NETWORKS[config.name][0](config.width)
 
 
-def trained(
-    config: SmallConfig, *, say: Say = lambda line: None
-) -> tuple[nn.Module, Mapping[str, Any]]:
+def trained(config: SmallConfig, *, say: Say = lambda line: None) -> tuple[nn.Module, Mapping[str, Any]]:
     """(the trained network in evaluation mode, how it was made): from the cache or trained now."""
     model = build(config)
     state, meta = runs.network(config, partial(_train, say=say))
@@ -132,6 +143,90 @@ def trained(
 def _train(
     config: SmallConfig, checkpoints: Path, say: Say
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    return networks.fit(
-        build(config), images("train"), config.train, checkpoints, name=config.name, say=say
+    name = f"{config.name} on digits, seed {config.seed}"
+    return networks.fit(build(config), images("train"), config.train, checkpoints, name=name, say=say)
+
+
+def points(config: ChainConfig) -> tuple[Array, Array]:
+    """The first ``per_class`` training images of the two classes, flattened: float64 [N, 64], in [0, 1]."""
+    train = images("train")
+    first, second = (
+        train.images[train.labels == label][: config.per_class].flatten(1).double().numpy()
+        for label in (0, 1)
     )
+    return first, second
+
+
+def chain(model: nn.Module, layer: str) -> Chain:
+    """What a layer computes, compiled; the identity for "input"."""
+    if layer == "input":
+        return Chain([(np.eye(math.prod(SHAPE)), np.zeros(math.prod(SHAPE)))], rectified=False)
+    return extractors.as_chain(model, SHAPE, upto=layer)
+
+
+def difference(model: nn.Module, layer: str, first: Array, second: Array) -> float:
+    """The largest difference of what a layer of the network itself gives for two sets of points [N, 64], in
+    float64."""
+    body = copy.deepcopy(model).double().eval()
+    seen: list[torch.Tensor] = []
+    body.get_submodule(layer).register_forward_hook(lambda module, inputs, out: seen.append(out))
+    with torch.no_grad():
+        for points in (first, second):
+            body(torch.from_numpy(points).reshape(-1, *SHAPE))
+    return float((seen[0] - seen[1]).abs().max())
+
+
+def local_rank(part: Chain, points: Array) -> Array:
+    """The rank of the Jacobian at each point [N, d]: int [N], at most d. So many directions change the
+    features there; all others are forgotten nearby.
+    """
+    ranks = []
+    for x in points:
+        jacobian = np.eye(len(x))
+        for i, (weight, bias) in enumerate(part.layers, start=1):
+            x, jacobian = weight @ x + bias, weight @ jacobian
+            if part.rectified or i < len(part.layers):
+                jacobian, x = jacobian * (x > 0)[:, None], np.maximum(x, 0)
+        ranks.append(np.linalg.matrix_rank(jacobian))
+    return np.array(ranks)
+
+
+def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
+    """The bounds behind each layer, in the form of `feature_bounds.run_bounds`; besides, for each layer, the
+    units of its chain, and the ranks of its Jacobian at all points (median)."""
+    model, meta = trained(config.network, say=say)
+    positive, negative = points(config)
+    search: collision_search.Search | None = None
+    found: dict[str, Any] = {}
+    for layer in config.layers:
+        started, part = time.perf_counter(), chain(model, layer)
+        search = collision_search.search(
+            part.layers,
+            positive,
+            negative,
+            config.budgets,
+            rectified=part.rectified,
+            after=search,
+            seed=config.seed,
+            audited=config.audited,
+        )
+        found[layer] = {
+            "zero_one": search.curve.zero_one,
+            "cross_entropy_nats": search.curve.cross_entropy_nats,
+            "edges": search.curve.edges,
+            "pairs": search.epsilon.size,
+            "searched": int(search.searched.sum()),
+            "audit": asdict(search.audit),
+            "units": part.units,
+            "rank": float(np.median(local_rank(part, np.concatenate([positive, negative])))),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        say(f"{config.network.name}, {layer}: {found[layer]['searched']} pairs searched")
+    last = meta["log"]["epochs"][-1]
+    kept = {key: last[key] for key in ("epoch", "loss", "train_accuracy")}
+    return {"n": [len(positive), len(negative)], "layers": found, "network": kept}
+
+
+def run_config(config: ChainConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
+    """The stored bounds of one configuration, computed now where they are not there."""
+    return runs.run(config, lambda made: run_chain(made, say=say), experiment=EXPERIMENT, profile=profile)
