@@ -1,6 +1,6 @@
 """How fast `find_collisions` is by default, and how good, beside the paper's descent over cone programs.
 
-    python benchmarks/collision_speed.py [--pairs 256] [--slow 8] [--slow-deep 3] [--small 40] [--threads 1]
+    python benchmarks/collision_speed.py [--pairs 256] [--slow 8] [--slow-deep 3] [--small 40]
 
 Pairs: digits 3 and 7 of scikit-learn, enlarged to 28 x 28 pixels (784 inputs). Networks: one ReLU layer of
 300 units and two of 300 and 200, with He's random weights and trained on the ten digits. All pairs go to the
@@ -25,11 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from semirobust.collisions import Collisions, enumerate_patterns, find_collisions
+from semirobust.collisions import Collisions, Network, enumerate_patterns, find_collisions
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 SAME = 1e-8
@@ -93,19 +92,19 @@ def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def timed(layers: Layers, u: np.ndarray, v: np.ndarray, method: str) -> tuple[Collisions, float]:
+def timed(network: Network, u: np.ndarray, v: np.ndarray, method: str) -> tuple[Collisions, float]:
     """The collisions, and processor time in milliseconds for each pair."""
     began = time.process_time()
-    found = find_collisions(layers, u, v, method=method)
+    found = find_collisions(network, u, v, method=method)
     return found, 1e3 * (time.process_time() - began) / len(u)
 
 
 def compare(case: Case, count: int, slow: int) -> bool:
     """Print one case; whether a target was missed."""
-    layers, (u, v) = network(case.sizes, case.trained), pairs(count)
-    find_collisions(layers, u[:2], v[:2])  # warm-up
-    fast, fast_time = timed(layers, u, v, "admm")
-    twin, twin_time = timed(layers, u[:slow], v[:slow], "descent")
+    prepared, (u, v) = Network.of(network(case.sizes, case.trained)), pairs(count)
+    find_collisions(prepared, u[:2], v[:2])  # warm-up
+    fast, fast_time = timed(prepared, u, v, "admm")
+    twin, twin_time = timed(prepared, u[:slow], v[:slow], "descent")
     ratios = fast.epsilon[:slow] / twin.epsilon
     speed, share, ratio = twin_time / fast_time, float(np.mean(ratios <= 1 + SAME)), float(ratios.mean())
     print(f"\n{case.name}")
@@ -154,16 +153,13 @@ def main() -> int:
     parser.add_argument("--slow", type=int, default=8, help="pairs for descent, one layer")
     parser.add_argument("--slow-deep", type=int, default=3, help="pairs for descent, two layers")
     parser.add_argument("--small", type=int, default=40, help="networks with a known optimum")
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     missed = False
-    with threadpool_limits(options.threads):
-        print(f"{options.threads} threads; NumPy {np.__version__}, torch {torch.__version__.split('+')[0]}")
-        for case in CASES:
-            slow = options.slow if len(case.sizes) == 2 else options.slow_deep
-            missed |= compare(case, options.pairs, min(slow, options.pairs))
-        missed |= against_optimum(options.small)
+    print(f"NumPy {np.__version__}, torch {torch.__version__.split('+')[0]}; one thread")
+    for case in CASES:
+        slow = options.slow if len(case.sizes) == 2 else options.slow_deep
+        missed |= compare(case, options.pairs, min(slow, options.pairs))
+    missed |= against_optimum(options.small)
     return int(missed)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,6 @@ class Task:
     negative: Array
     options: dict[str, Any]
 
-    @cached_property
-    def _before(self) -> Network | None:
-        """The layers before the last one, where there are any."""
-        before = self.network.layers[:-1]
-        return Network.of(before) if before else None
-
     def digest(self) -> str:
         """The same for the same task: names its results."""
         found = hashlib.sha256(repr((self.network.rectified, sorted(self.options.items()))).encode())
@@ -62,8 +57,8 @@ class Task:
         """[M]: the verified budgets of the pairs [M, 2]; infinity where none is known."""
         u, v = self.positive[pairs[:, 0]], self.negative[pairs[:, 1]]
         at = None
-        if self._before is not None:
-            before = collisions.find_collisions(self._before, u, v, **self.options)
+        if len(self.network.layers) > 1:
+            before = collisions.find_collisions(self.network.prefixes[-1], u, v, **self.options)
             at = (before.u, before.v)
         rectified = self.network.rectified
         found = collisions.find_collisions(self.network, u, v, rectified=rectified, at=at, **self.options)
@@ -96,6 +91,15 @@ def _begin(task: Task) -> None:
     global _task
     _task = task
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on unseen."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _at_work(pairs: Integers) -> Array:
