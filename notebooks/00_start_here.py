@@ -59,6 +59,10 @@ runs.check_profile(profile)
 # | Collisions bound the robust loss of every classifier behind the features (Lemma 1) | the least losses on a conflict graph, exactly, with a proof that can be checked | `20_conflict_graphs` |
 # | Linear features have a closed form | all pairs of two classes of digits at once; where the distance is no metric | `21_linear_collisions` |
 # | A descent over activation patterns finds collisions behind ReLUs (Algorithms 1 and 2) | Figure 1 live, where the printed rule stops too early, a faster solver, exact verification | `22_relu_collisions` |
+# | Robust training keeps the first linear layer robust; a convolution costs nothing (Figures 2, 7, 11) | exact bounds on thousands of images; the rank that explains the convolution; max-pools and shortcuts | `23_first_linear_layer`, `27_convolution` |
+# | ReLUs cost most, the second linear layer little (Figures 3, 4, 8, 9) | the cost of every step, and why a tenth of the pairs is enough | `24_layer_by_layer` |
+# | Larger training budgets can hurt at smaller ones; PGD and TRADES end alike; narrow is worse (Figures 5, 6, 10) | each sentence computed, with other images for the noise | `25_second_relu`, `26_width` |
+# | (in neither paper) | collisions certify a ceiling on the semirobustness of a layer, whatever the readout | `30_ceiling` |
 
 # %% [markdown]
 # ## The result in one table

@@ -101,7 +101,6 @@ def draw_plane(axis, title, x, y):
     axis.axhline(0, color="k", lw=0.8)
     axis.axvline(0, color="k", lw=0.8)
     axis.set(xlim=x, ylim=y, aspect="equal", xlabel="$x_1$", ylabel="$x_2$", title=title)
-    axis.locator_params(integer=True, nbins=7)
     draw_ends(axis)
     axis.legend(loc="upper right")
 
@@ -136,6 +135,8 @@ draw_patterns(left)
 draw_descent(right, best.epsilon[0], middle, corner)
 draw_plane(left, "The optimum of each pattern", (-6, 13), (-7.5, 9))
 draw_plane(right, "The descent reaches budget 5, the optimum", (-1, 13.6), (-6.7, 6))
+for axis in (left, right):
+    axis.locator_params(integer=True, nbins=7)
 shown = {"patterns": {str(gates): round(cell.epsilon, 6) for gates, cell in cells.items()}}
 shown |= {"descent": [[round(cell.epsilon, 6) for cell in path] for path in (middle, corner)]}
 figures.save_figure(fig, "22_figure_1", profile=profile, data=shown, notebook="22_relu_collisions")

@@ -15,9 +15,10 @@
 # # The first linear layer costs robustness, and a larger training budget does not always buy it back
 #
 # Figures 2 and 7 of the paper on fixed feature extractors bound the loss of every classifier behind the first
-# linear layer of a fully connected network: trained benignly, with PGD and with TRADES at the $\ell_2$ budgets
-# 1, 2 and 3. This notebook computes the same curves exactly, for all pairs of images of two classes, and holds
-# the paper's sentences about them against the numbers, with three seeds on digits as a sense of noise.
+# linear layer of a fully connected network: trained benignly, with PGD and with TRADES at the $\ell_2$
+# budgets 1, 2 and 3. This notebook computes the same curves exactly, for all pairs of images of two classes,
+# and holds the paper's sentences about them against the numbers, with three seeds on digits as a sense of
+# noise.
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -42,9 +43,9 @@ SEEDS = (0, 1, 2)
 #
 # The first layer is $x \mapsto Lx + k$, and $\varepsilon_f^*(u,v) = \frac12\|V^T(u-v)\|_2$ with the right
 # singular vectors $V$ of $L$ (Section 3.1; notebook 21). Two images of different classes are in conflict at a
-# budget $\varepsilon\ge\varepsilon_f^*$: no classifier behind the layer can be right on both under attack. The
-# least loss over these conflict graphs is a **lower** bound for every classifier behind the layer, and what the
-# images allow (the identity in place of the layer) is one for every classifier at all.
+# budget $\varepsilon\ge\varepsilon_f^*$: no classifier behind the layer can be right on both under attack.
+# The least loss over these conflict graphs is a **lower** bound for every classifier behind the layer, and
+# what the images allow (the identity in place of the layer) is one for every classifier at all.
 #
 # These bounds are exact up to rounding: all pairs, closed form, training points as in the paper. They say
 # nothing about other images, and a small bound does not make a network robust. The paper prints neither its
@@ -74,7 +75,8 @@ print("not stored: " + (", ".join(f"{a} {b}" for a, b in places if (a, b) not in
 
 # %% [markdown]
 # Accuracy in training is measured as the training does it: under its own attack for PGD, on clean images for
-# benign training and TRADES. A PGD network near 0.5 has learnt nothing: its budget was too large for its data.
+# benign training and TRADES. A PGD network near 0.5 has learnt nothing: its budget was too large for its
+# data.
 #
 # ## The least cross-entropy (Figure 2)
 
@@ -162,12 +164,12 @@ def draw_forced(axis, place, level=0.25):
 # %% tags=["nbval-ignore-output"]
 for where in dict.fromkeys(place[0] for place in bounds):
     shown = [place for place in bounds if place[0] == where]
-    fig, axes = plt.subplots(1, len(shown), figsize=(1.2 + 3.4 * len(shown), 3.6), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(shown), figsize=(1.8 + 3.4 * len(shown), 3.6), sharey=True, squeeze=False)
     for axis, place in zip(axes[0], shown, strict=True):
         draw_forced(axis, place)
     axes[0, 0].set_ylabel("budget that forces 0.25 nats")
     fig.suptitle("A larger training budget does not always keep more", weight="bold")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     sources = [r for place in shown for read in records[place].values() for r in read.values()]
     figures.save_figure(
         fig, "23_training_budget", profile=where, sources=sources, notebook="23_first_linear_layer"
@@ -184,8 +186,8 @@ plt.show()
 #    step (for the 0-1 loss at the level 0.15).
 # 4. "A significant difference between PGD-based adversarial training and TRADES": at each training budget the
 #    two curves differ somewhere by more than 5 % of guessing. The paper gives no scale.
-# 5. Layers trained with a higher budget "can be *less* robust than those using a lower value" at budgets below
-#    the higher one: there is such a pair.
+# 5. Layers trained with a higher budget "can be *less* robust than those using a lower value" at budgets
+#    below the higher one: there is such a pair.
 #
 # "Above" means by more than 2 % of guessing. The counts run over all seeds, the sizes are those of seed 0.
 
@@ -206,7 +208,7 @@ for place, losses in judged.items():
         ZERO_ONE: "0-1 loss",
         "size": "size (cross-entropy)",
     }
-    title = f"{bound_figures.DATASETS[place[1]]} ({place[0]}, {len(losses[CE])} seeds)"
+    title = f"{bound_figures.DATASETS[place[1]]} ({place[0]}, seeds: {len(losses[CE])})"
     display(Markdown(f"**{title}**\n\n" + figures.markdown_table(rows, columns)))
 
 # %% [markdown]
@@ -224,14 +226,15 @@ for place, seeds in bounds.items():
         spans[name] = max(found) - min(found)
     middle = {n: np.mean([bound_figures.crossing(one[n], 0.25, CE) for one in seeds.values()]) for n in names}
     order = sorted(names, key=middle.get)
-    print(f"{place[1]}: mean budget that forces 0.25 nats, spread over {len(seeds)} seeds")
-    print("  " + ", ".join(f"{name} {middle[name]:.2f} ({spans[name]:.2f})" for name in order))
+    print(f"{place[1]}: mean budget that forces 0.25 nats (range over {len(seeds)} seeds, from two on)")
+    spread = {name: f" ({spans[name]:.2f})" if len(seeds) > 1 else "" for name in names}
+    print("  " + ", ".join(f"{name} {middle[name]:.2f}{spread[name]}" for name in order))
 
 # %% [markdown]
 # ## How much depends on the number of images
 #
-# With more images of a class, each image of the other one has closer neighbours, so bounds on different numbers
-# of images are not comparable. The same network with as few images as the notebooks on ReLUs use:
+# With more images of a class, each image of the other one has closer neighbours, so bounds on different
+# numbers of images are not comparable. The same network with as few images as the notebooks on ReLUs use:
 
 # %% tags=["nbval-ignore-output"]
 for place in bounds:
@@ -252,10 +255,10 @@ for place in bounds:
 # %% [markdown]
 # ## What to believe
 #
-# * The first linear layer costs robustness on every network here: it forgets directions in which images of the
-#   two classes differ. The cost is exact for these images and binds whatever follows.
-# * Adversarial training lowers it on MNIST, and by far the most of the gain comes with the first step. Beyond
-#   that a larger training budget can hurt, most at budgets below it, as the paper says.
+# * The first linear layer costs robustness on every network here: it forgets directions in which images of
+#   the two classes differ. The cost is exact for these images and binds whatever follows.
+# * Adversarial training lowers it on MNIST, and the largest gain comes with the first step. A still larger
+#   training budget can hurt, at budgets below it, as the paper says, and above it too.
 # * The paper's order of the trainings is one draw. On digits seeds of benign training differ as much as
 #   trainings do, and PGD at 3 fails to learn; the paper shows one network of each kind and no spread.
 #

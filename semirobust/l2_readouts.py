@@ -1,9 +1,9 @@
 """Readouts of a layer of a fully connected network under l2 perturbations that may leave the box [0, 1].
 
-The threat model is that of collisions (`semirobust.collisions`): every x + delta with |delta|_2 <= eps, pixels
-below 0 and above 1 included. Points and weights are float64 and the same that collisions are verified with
-(`extractors.as_layers`), so that two colliding points get the same answer, up to rounding. Two classes, y = +1
-and -1; a readout G with values in [-1, 1] has the robust correlation
+The threat model is that of collisions (`semirobust.collisions`): every x + delta with |delta|_2 <= eps,
+pixels below 0 and above 1 included. Points and weights are float64 and the same that collisions are verified
+with (`extractors.as_layers`), so that two colliding points get the same answer, up to rounding. Two classes,
+y = +1 and -1; a readout G with values in [-1, 1] has the robust correlation
 
     Gamma(G) = E[min over |delta|_2 <= eps of y G(f(x + delta))].
 
@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from semirobust._attack_loop import batches
+from semirobust._l2_attack import descend, into_ball, sphere
+from semirobust._l2_certificate import Map, lower_bounds
+from semirobust._l2_training import fit, fresh_head, standardise
 from semirobust._probe import best_scale, clip
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "certified_margins",
     "clip",
     "lowest_margins",
+    "on_sphere",
     "own_readout",
     "stack",
     "train_readout",
@@ -39,8 +42,6 @@ __all__ = [
 
 #: what an attack follows: the margin y g, or the value y clip(g) itself, flat where it is clipped
 OBJECTIVES = ("margin", "value")
-REACH = 2.5  # the steps of a search add up to so many radii
-ROUNDING = 1e-12  # allowance of a certificate, relative to the numbers that it is the difference of
 
 
 class Readout(nn.Module):
@@ -75,10 +76,10 @@ def stack(layers: Sequence[tuple[Any, Any]], *, rectified: bool) -> nn.Sequentia
     modules: list[nn.Module] = []
     for weight, bias in layers:
         weight, bias = (torch.tensor(part, dtype=torch.float64) for part in (weight, bias))
-        if modules and modules[-2].out_features != weight.shape[1]:  # type: ignore[operator]
+        if modules and modules[-2].out_features != weight.shape[1]:
             raise ValueError(
-                f"a layer of {weight.shape[1]} inputs follows one of {modules[-2].out_features} units: they do "
-                "not chain"
+                f"a layer of {weight.shape[1]} inputs follows one of {modules[-2].out_features} units: they "
+                "do not chain"
             )
         module = nn.Linear(weight.shape[1], weight.shape[0], dtype=torch.float64)
         module.weight.data, module.bias.data = weight, bias
@@ -117,8 +118,8 @@ def lowest_margins(
 
     ``x`` [N, d] and ``y`` [N] in {-1, +1}, float64. The first of ``restarts`` searches starts at the point,
     the others on the sphere around it; the steps are in l2 and shrink to zero. What a search passes counts as
-    found, and so does the point itself. ``objective``: one of `OBJECTIVES`; where "value" is clipped it has no
-    gradient, as any saturated readout. The search follows float32, the values are those of float64.
+    found, and so does the point itself. ``objective``: one of `OBJECTIVES`; where "value" is clipped it has
+    no gradient, as any saturated readout. The search follows float32, the values are those of float64.
 
     Raises ``ValueError`` for a radius, an effort or an objective out of range, and for points or labels that
     do not fit.
@@ -135,7 +136,7 @@ def lowest_margins(
     with torch.no_grad():
         lowest, at = y * readout(x), x.clone()
     for restart in range(restarts if eps > 0 else 0):
-        start = _sphere(x, eps, generator) if restart else torch.zeros_like(x)
+        start = sphere(x, eps, generator) if restart else torch.zeros_like(x)
         for part in batches(len(x), batch_size):
             delta = descend(
                 view, x[part].float(), y[part].float(), start[part].float(),
@@ -150,44 +151,9 @@ def lowest_margins(
     return lowest, at
 
 
-def descend(
-    view: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    start: torch.Tensor,
-    *,
-    eps: float,
-    steps: int,
-    clipped: bool = False,
-) -> torch.Tensor:
-    """The perturbation with the smallest y g on the way of a search: [N, d]."""
-    delta, best = start, start.clone()
-    lowest = torch.full((len(x),), math.inf, dtype=x.dtype)
-    sizes = torch.linspace(1, 0, steps + 1)[:-1]
-    for size in (REACH * eps * sizes / sizes.sum()).tolist():
-        with torch.enable_grad():
-            leaf = (x + delta).requires_grad_()
-            values = y * view(leaf)
-            (grad,) = torch.autograd.grad((clip(values) if clipped else values).sum(), leaf)
-        better = values.detach() < lowest
-        lowest = torch.where(better, values.detach(), lowest)
-        best = torch.where(better[:, None], delta, best)
-        norm = grad.norm(dim=1, keepdim=True)
-        delta = into_ball(delta - size * grad / norm.clamp(min=1e-30), eps)
-    with torch.no_grad():
-        better = y * view(x + delta) < lowest
-    return torch.where(better[:, None], delta, best)
-
-
-def into_ball(delta: torch.Tensor, eps: float) -> torch.Tensor:
-    """The nearest perturbations of l2 norm at most eps: [N, d]."""
-    norm = delta.norm(dim=1, keepdim=True)
-    return delta * (eps / norm.clamp(min=1e-30)).clamp(max=1)
-
-
-def _sphere(x: torch.Tensor, eps: float, generator: torch.Generator) -> torch.Tensor:
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    return eps * noise / noise.norm(dim=1, keepdim=True)
+def on_sphere(x: torch.Tensor, eps: float, *, seed: int = 0) -> torch.Tensor:
+    """A random point at distance eps from each: [N, d] -> [N, d]."""
+    return x + sphere(x, eps, torch.Generator().manual_seed(seed))
 
 
 def _check(readout: Readout, x: torch.Tensor, y: torch.Tensor, eps: float) -> None:
@@ -207,25 +173,29 @@ def _check(readout: Readout, x: torch.Tensor, y: torch.Tensor, eps: float) -> No
 
 @torch.no_grad()
 def certified_margins(
-    readout: Readout, x: torch.Tensor, y: torch.Tensor, *, eps: float
-) -> tuple[torch.Tensor, bool]:
-    """(lower bound of y g over all perturbations within eps [N], whether it is attained).
+    readout: Readout, x: torch.Tensor, y: torch.Tensor, *, eps: float, batch_size: int = 100
+) -> torch.Tensor:
+    """A lower bound of y g over all perturbations within eps: [N]; attained where the readout is affine in x.
 
-    y g(x) - eps |gradient| for a readout that is affine in x, attained; else y g(x) - eps times the product of
-    the operator norms of all its layers. An allowance for rounding is taken off. Errors as `lowest_margins`.
+    Each ReLU is replaced by linear bounds (`semirobust._l2_certificate`). An allowance for rounding is taken
+    off. Errors as `lowest_margins`.
     """
     _check(readout, x, y, eps)
-    weights = [module.weight for module in readout.chain if isinstance(module, nn.Linear)]
-    if readout.affine:
-        product = weights[0]
-        for weight in weights[1:]:
-            product = weight @ product
-        constant = float(product.norm())
-    else:
-        constant = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in weights)
-    fall = eps * constant * abs(readout.scale)
-    margins = y * readout(x) - fall
-    return margins - ROUNDING * (1 + fall + margins.abs()), readout.affine
+    maps: list[Map] = []
+    bent = True  # a ReLU is before the next layer, or it is the first
+    for module in readout.chain:
+        if not isinstance(module, nn.Linear):
+            bent = True
+            continue
+        here: Map = (module.weight, module.bias)
+        if not bent:
+            weight, bias = maps.pop()
+            here = here[0] @ weight, here[0] @ bias + here[1]
+        maps.append(here)
+        bent = False
+    maps[-1] = readout.scale * maps[-1][0], readout.scale * maps[-1][1]
+    parts = batches(len(x), batch_size)
+    return torch.cat([lower_bounds(maps, x[part], y[part], eps) for part in parts])
 
 
 # --- training ---
@@ -239,10 +209,10 @@ def train_readout(
     eps: float,
     hidden: int | None = None,
     start: Readout | None = None,
-    epochs: int = 10,
+    epochs: int = 8,
     steps: int = 5,
     batch_size: int = 128,
-    lr: float = 3.0,
+    lr: float = 1.5,
     held_out: float = 0.2,
     seed: int = 0,
 ) -> Readout:
@@ -250,8 +220,8 @@ def train_readout(
 
     Args:
         features: a `stack`; it stays as it is, and the readout shares it.
-        x, y: float64 [N, d] and [N] in {-1, +1}: training points. The share ``held_out`` of them, drawn by the
-            seed, chooses the scale, under attack, and trains nothing.
+        x, y: float64 [N, d] and [N] in {-1, +1}: training points. The share ``held_out`` of them, drawn by
+            the seed, chooses the scale, under attack, and trains nothing.
         hidden: width of the hidden ReLU layer of an MLP; None for a linear readout.
         start: a readout of the same shape to begin from, as that of a smaller ``eps``.
         steps: of the attack in training; an affine readout needs one, which is the worst case itself.
@@ -270,80 +240,16 @@ def train_readout(
         raise ValueError(f"a readout needs at least 10 training points of both classes, got {len(x)}")
     with torch.no_grad():
         z = features(x)  # [N, m]
-    head = _fresh_head(z.shape[1], hidden, generator) if start is None else copy.deepcopy(start.head)
+    head = fresh_head(z.shape[1], hidden, generator) if start is None else copy.deepcopy(start.head)
     readout = Readout(features, head)
     _check(readout, x, y, eps)
     keep, used = torch.randperm(len(x), generator=generator).tensor_split([math.ceil(held_out * len(x))])
     centre = z[used].mean(0)
     spread = math.sqrt(max(float((z[used] - centre).square().sum(1).mean()), 1e-12))
-    _standardise(head, centre, spread)
-    _fit(features, head, centre, spread, x[used], y[used], eps=eps, epochs=epochs, batch_size=batch_size,
+    standardise(head, centre, spread)
+    fit(features, head, centre, spread, x[used], y[used], eps=eps, epochs=epochs, batch_size=batch_size,
          steps=1 if readout.affine else steps, lr=lr, generator=generator)  # fmt: skip
-    _standardise(head, -centre / spread, 1 / spread)
+    standardise(head, -centre / spread, 1 / spread)
     lowest, _ = lowest_margins(readout, x[keep], y[keep], eps=eps, steps=4 * steps, restarts=1, seed=seed)
     readout.scale = best_scale(lowest)
     return readout
-
-
-def _fit(
-    features: nn.Sequential,
-    head: nn.Sequential,
-    centre: torch.Tensor,
-    spread: float,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    *,
-    eps: float,
-    epochs: int,
-    batch_size: int,
-    steps: int,
-    lr: float,
-    generator: torch.Generator,
-) -> None:
-    """Adversarial training of ``head``, which reads (features - centre) / spread, in float32."""
-    head.float()
-    below, middle = copy.deepcopy(features).float(), centre.float()
-    x, y = x.float(), y.float()
-    linear = [module for module in head if isinstance(module, nn.Linear)]
-    groups = [{"params": module.parameters(), "lr": lr / math.sqrt(module.in_features)} for module in linear]
-    optimizer = torch.optim.Adam(groups)
-    total = epochs * math.ceil(len(x) / batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / total)
-
-    def whole(points: torch.Tensor) -> torch.Tensor:
-        return head((below(points) - middle) / spread)[:, 0]
-
-    for _ in range(epochs):
-        for index in torch.randperm(len(x), generator=generator).split(batch_size):
-            head.requires_grad_(False)
-            begin = torch.zeros_like(x[index]) if steps == 1 else _sphere(x[index], eps, generator)
-            delta = descend(whole, x[index], y[index], begin, eps=eps, steps=steps)  # type: ignore[arg-type]
-            head.requires_grad_(True)
-            loss = F.softplus(-y[index] * whole(x[index] + delta)).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    optimizer.zero_grad(set_to_none=True)
-    head.requires_grad_(False).double()
-
-
-def _standardise(head: nn.Sequential, centre: torch.Tensor, spread: float) -> None:
-    """Makes a head of z one of (z - centre) / spread, without changing what it computes."""
-    first = head[0]
-    assert isinstance(first, nn.Linear)
-    first.bias.data += first.weight.data @ centre
-    first.weight.data *= spread
-
-
-def _fresh_head(inputs: int, hidden: int | None, generator: torch.Generator) -> nn.Sequential:
-    """Zero weights for a linear head, He's for a hidden layer; draws from ``generator`` only."""
-    sizes = [(inputs, 1)] if hidden is None else [(inputs, hidden), (hidden, 1)]
-    layers = [nn.utils.skip_init(nn.Linear, *size, dtype=torch.float64) for size in sizes]
-    for layer in layers:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    if hidden is not None:  # standardised features have mean squared norm 1: so has the hidden layer
-        nn.init.normal_(layers[0].weight, std=math.sqrt(2 / hidden), generator=generator)
-        return nn.Sequential(layers[0], nn.ReLU(), layers[1]).requires_grad_(False)
-    return nn.Sequential(layers[0]).requires_grad_(False)

@@ -12,7 +12,8 @@ the least 0-1 loss of the paper on fixed feature extractors in the unit of arXiv
 the layer gamma-semirobust (Definition 1) with a larger gamma. A collision of a layer is one of all layers
 behind it, so the ceiling can only fall with depth.
 
-An attack needs few collisions, a disjoint set for each budget. `find_transfer` looks for those, by assignments.
+An attack needs few collisions, a disjoint set for each budget. `find_transfer` looks for those, by
+assignments.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ __all__ = ["Transfer", "ceiling", "find_transfer"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
+
+TINY = 1e-300  # instead of zero
 
 
 def ceiling(zero_one: npt.ArrayLike) -> Floats:
@@ -73,7 +76,8 @@ class Transfer:
         return float(ceiling(graph.minimum_cover().lower_bound))
 
     def lowest(self, readout: Callable[[Floats], npt.ArrayLike], budget: float) -> Floats:
-        """The smallest y G found at the collisions within a budget, for each point: [N+ + N-], inf where none.
+        """The smallest y G found at the collisions within a budget, for each point: [N+ + N-], inf where
+        none.
 
         ``readout``: x [B, d] -> [B], the answer for class +1; positive points come first. If |G| <= 1 and no
         point does better than this and 1, the mean is at most `ceiling`, up to the rounding by which the
@@ -105,8 +109,8 @@ def find_transfer(
     """Collisions for an attack with any of these budgets, from a few assignments.
 
     Each round pairs the two classes, for each budget, so that as many pairs as possible should collide within
-    it, searches the pairs that are new, and learns from what it found. What is expected of a pair is
-    its linear distance times a factor for each of its points, less a deviation in the first round, less ever
+    it, searches the pairs that are new, and learns from what it found. What is expected of a pair is its
+    linear distance times a factor for each of its points, less a deviation in the first round and ever
     smaller parts of it later; for one linear layer the distance itself is exact.
 
     Args:
@@ -125,7 +129,9 @@ def find_transfer(
     linear = linear_distances(layers[0][0], positive, negative)
     if known is not None and known.counts != linear.shape:
         raise ValueError(f"known is of {known.counts} points, these are {linear.shape}")
-    state = _Found(np.maximum(linear, 1e-12 * linear.max()), known, exact=len(layers) == 1 and not rectified)
+    linear = np.maximum(linear, max(1e-12 * linear.max(), TINY))  # two points may have the same features
+    exact = len(layers) == 1 and not rectified
+    state = _Found(linear, known, width=np.shape(positive)[1], exact=exact)
     for number in range(rounds):
         expected = state.expected(1 - number / rounds)
         wanted = np.zeros(linear.shape, bool)
@@ -143,8 +149,8 @@ def find_transfer(
 def _matching(expected: Floats, searched: Booleans, budget: float) -> Booleans:
     """The new pairs [N+, N-] of a largest set of disjoint pairs that should collide within a budget, with as
     few new ones, and then as cheap ones, as possible."""
-    inside = expected <= budget
-    cost = np.where(inside, 1e-3 * ~searched + 1e-6 * expected / max(budget, 1e-300), 1.0)
+    inside, small = expected <= budget, 0.1 / sum(expected.shape)  # so many do not outweigh a pair
+    cost = np.where(inside, small * ~searched + small**2 * expected / max(budget, TINY), 1.0)
     chosen = np.zeros(expected.shape, bool)
     chosen[linear_sum_assignment(cost)] = True
     return chosen & inside & ~searched
@@ -153,8 +159,8 @@ def _matching(expected: Floats, searched: Booleans, budget: float) -> Booleans:
 class _Found:
     """The collisions so far, and what they let expect of other pairs."""
 
-    def __init__(self, linear: Floats, known: Transfer | None, *, exact: bool) -> None:
-        self.linear, self.exact = linear, exact
+    def __init__(self, linear: Floats, known: Transfer | None, *, width: int, exact: bool) -> None:
+        self.linear, self.width, self.exact = linear, width, exact
         self.searched = np.zeros(linear.shape, bool)
         self.epsilon = np.full(linear.shape, np.inf)
         self.points: dict[tuple[int, int], tuple[Floats, Floats]] = {}
@@ -175,10 +181,11 @@ class _Found:
     def expected(self, hope: float) -> Floats:
         """[N+, N-]: the budgets found; for pairs that were not searched what others let expect, less ``hope``
         deviations."""
-        like = self.searched if self.searched.any() else np.isfinite(self.epsilon)
+        known = np.isfinite(self.epsilon)
+        like = self.searched & known if self.searched.any() else known
         if self.exact or not like.any():
             return self.linear
-        factors = np.log(np.maximum(self.epsilon, 1e-12) / self.linear)[like]
+        factors = np.log(np.maximum(self.epsilon, TINY) / self.linear)[like]
         centre, fit = factors.mean(), np.zeros(self.linear.shape)
         for axis, (ends, count) in enumerate(zip(np.nonzero(like), self.linear.shape, strict=True)):
             total = np.bincount(ends, factors - centre, minlength=count)
@@ -190,5 +197,5 @@ class _Found:
     def transfer(self) -> Transfer:
         order = sorted(self.points)
         pairs = np.array(order, np.int64).reshape(-1, 2)
-        u, v = (np.stack([self.points[pair][end] for pair in order]) for end in range(2))
-        return Transfer(self.linear.shape, pairs, self.epsilon[tuple(pairs.T)], u, v)
+        ends = np.array([self.points[pair] for pair in order]).reshape(len(order), 2, self.width)
+        return Transfer(self.linear.shape, pairs, self.epsilon[tuple(pairs.T)], ends[:, 0], ends[:, 1])

@@ -144,3 +144,18 @@ def test_a_notebook_shows_its_own_profile_first() -> None:
     assert bound_figures.places("reference") == bound_figures.places("quick")[1:]
     with pytest.raises(ValueError, match="profile"):
         bound_figures.places("other")
+
+
+def test_the_budget_lost_is_the_mean_shift_of_a_curve() -> None:
+    """Three curves that rise in one straight line each: the second a step later, the third half as steep."""
+    steep, later, slow = made(0, 0.5, 0.5, 0.5), made(0, 0, 0.5, 0.5), made(0, 0.25, 0.5, 0.5)
+    assert bound_figures.budget_lost(steep, later, "zero_one") == pytest.approx(1)
+    assert bound_figures.budget_lost(steep, slow, "zero_one") == pytest.approx(0.5)  # none to one, evenly
+    assert bound_figures.budget_lost(slow, steep, "zero_one") == pytest.approx(-0.5)
+    assert bound_figures.budget_lost(steep, steep, "zero_one") == 0
+    with pytest.raises(ValueError, match="other budgets"):
+        bound_figures.budget_lost(steep, replace(steep, budgets=2 * steep.budgets), "zero_one")
+
+
+def test_a_title_says_how_many_images() -> None:
+    assert bound_figures.scale("fashion_mnist", made(0, 0.5)).startswith("fashion-mnist, ")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_collision_descent import TWO_LAYERS, check_exactly, random_case
 
@@ -98,6 +98,7 @@ def test_a_rectifier_merges_more(seed: int, d: int, sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("method", list(METHODS))
 @quick
+@example(seed=3, d=3, sizes=[2, 3, 2], whole=True)  # a tie: the list ends unproved
 @given(seed=seeds, d=st.integers(1, 5), sizes=networks, whole=st.booleans())
 def test_what_is_found_is_exact_and_no_cheaper_than_the_optimum(
     method: str, seed: int, d: int, sizes: list[int], whole: bool
@@ -107,7 +108,8 @@ def test_what_is_found_is_exact_and_no_cheaper_than_the_optimum(
     found = find_collisions(network, [u], [v], method=method, rectified=False, **options)
     assert found.verified.all()
     linear = linear_collision(network.layers[0].weight, [u], [v]).epsilon[0]
-    best = enumerate_patterns(network, [u], [v], rectified=False).epsilon[0]
+    listed = enumerate_patterns(network, [u], [v], rectified=False)
+    best = listed.epsilon[0] if listed.status == ("optimal",) else brute_force(network, u, v)
     assert best - 2e-6 <= found.epsilon[0] <= linear * (1 + 1e-12) + 1e-12
     if d <= 3 and not np.array_equal(found.u, found.v):
         check_exactly(network, u, v, found)

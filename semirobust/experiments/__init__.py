@@ -20,6 +20,8 @@ EXPERIMENTS = (
     "saturation",
     "prediction",
     "table_2",
+    "feature_bounds",
+    "ceiling",
 )
 
 

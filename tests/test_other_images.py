@@ -1,0 +1,57 @@
+"""The bounds once more from other images: which images they are, and that they are kept apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semirobust import conflict_curve
+from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> feature_bounds.BoundsConfig:
+    """Ten images of each class; the network is as initialised, and results go to a folder of their own."""
+    monkeypatch.setenv("SEMIROBUST_RESULTS", str(tmp_path))
+    untrained = {"log": {"epochs": [{"epoch": 1, "loss": 0.0, "train_accuracy": 0.5}]}}
+    monkeypatch.setattr(
+        second_paper, "trained", lambda network, **_: (second_paper.build(network).eval(), untrained)
+    )
+    return replace(feature_bounds.deep("quick", "digits", "fcnn-benign"), per_class=10)
+
+
+def test_they_are_the_images_after_those_of_the_configuration(config: feature_bounds.BoundsConfig) -> None:
+    both = feature_bounds.points(replace(config, per_class=20))
+    first, second = feature_bounds.points(config), feature_bounds.points(config, skip=10)
+    for whole, own, others in zip(both, first, second, strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate([own, others]))
+
+
+def test_their_bounds_are_those_of_their_distances(config: feature_bounds.BoundsConfig) -> None:
+    record = other_images.run_config(config, ("input", "linear_1"), "quick")
+    positive, negative = feature_bounds.points(config, skip=10)
+    half = np.linalg.norm(positive[:, None] - negative, axis=2) / 2
+    expected = conflict_curve.curve(half, config.budgets)
+    found = bound_figures.bound(record, "input")
+    assert found.points == (10, 10)
+    np.testing.assert_allclose(found.cross_entropy_nats, expected.cross_entropy_nats, atol=1e-9)
+    np.testing.assert_allclose(found.zero_one, expected.zero_one, atol=1e-12)
+    assert not np.allclose(found.zero_one, feature_bounds_of(config).zero_one)
+
+
+def feature_bounds_of(config: feature_bounds.BoundsConfig) -> bound_figures.Bound:
+    own = feature_bounds.run_config(replace(config, layers=("input",)), "quick")
+    return bound_figures.bound(own, "input")
+
+
+def test_they_are_stored_under_their_own_name(config: feature_bounds.BoundsConfig) -> None:
+    assert other_images.stored(config, ("input",), "quick") is None
+    made = other_images.run_config(config, ("input",), "quick")
+    stored = other_images.stored(config, ("input",), "quick")
+    assert stored is not None and stored.metrics == made.metrics and stored.path == made.path
+    assert other_images.stored(config, ("linear_1",), "quick") is None
+    assert feature_bounds.stored(config, "quick") is None
+    assert stored.config["network"]["dataset"] == "digits" and stored.config["audited"] == 0
