@@ -225,7 +225,8 @@ for place, shown in networks.items():
 for place, found in suspects.items():
     fig, axis = plt.subplots(figsize=(9, 4))
     ceiling_figures.draw_passed(axis, found)
-    title = f"What an attack reports, and what is possible ({bound_figures.DATASETS[place[1]]})"
+    title = "Attacks report the impossible, collisions find what they missed"
+    title += f" ({bound_figures.DATASETS[place[1]]})"
     axis.set_title(title)
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     sources = [source for network in networks[place] for source in network.sources]
