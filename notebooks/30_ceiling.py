@@ -157,7 +157,7 @@ plt.show()
 # Read it as a map. **Hatched**: proved impossible behind the second ReLU. **Grey**: impossible for any
 # classifier, even on the images. What lies between the two was lost by the layers, not by the attack or the
 # training of the readout. **Green**: a readout is proved to reach it. **White**: open. The filled markers
-# are attacked readouts: each true value is at the marker or below it.
+# are attacked readouts: each true value is at the marker or below it. Markers on the lower edge lie below it.
 #
 # The ceiling in numbers, beside the best that any tested readout of the layer is left with:
 

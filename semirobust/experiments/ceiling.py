@@ -75,7 +75,7 @@ class CeilingConfig:
 
 BUDGETS = {
     "digits": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
-    "mnist": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
+    "mnist": (0.5, 1.0, 2.0, 2.5, 3.0, 3.5),
     "fashion_mnist": (0.5, 1.0, 2.0, 3.0, 4.0, 5.0),
 }
 _EFFORT = {"quick": Effort(certified=3.0)}
