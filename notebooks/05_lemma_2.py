@@ -262,3 +262,6 @@ assert sum(value < sum(gamma) for _, value, _ in rows) == 4
 print("the printed lemma fails in four of the five cases: ok")
 assert normalised_total <= model.gamma_star(1)
 print("on one scale the sum is no more robust than layer 1: ok")
+slack = 0.05 * sum(values.abs() for values in alone) + 1e-3
+assert bool((summed.double() >= sum(alone) - slack).double().mean() > 0.9)
+print("one perturbation is seldom worst for all terms at once: ok")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from semirobust._attack_plan import Options, Part, View, check_finite, device_of
+from semirobust._attack_plan import Options, Part, View, check_finite
+from semirobust._state import device_of
 from semirobust.ascent import gradient, project, random_start
 from semirobust.evaluation import BLACK_BOX
 from semirobust.view import attack_view

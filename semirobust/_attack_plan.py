@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from semirobust import _torchattacks
+from semirobust._state import device_of
 from semirobust.ascent import NORMS, Loss, ascend, cross_entropy, margin
 
 #: name -> steps by default (0: the attack has none)
@@ -148,10 +149,6 @@ def check_model(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
 def check_finite(logits: torch.Tensor) -> None:
     if not logits.isfinite().all():
         raise ValueError("the model's logits are NaN or infinite: a verdict on them would mean nothing")
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def plan(options: Options, shape: torch.Size, classes: int) -> list[Part]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from semirobust._chain import Chained, Values, too_large
 from semirobust._collision_layers import Array
-from semirobust._folded import AS_MODULE, MEANS, NORMS, RESHAPES, SUMS, ChannelAffine, _shapes
+from semirobust._folded import AS_MODULE, MEANS, NORMS, RESHAPES, SUMS, ChannelAffine, node_shapes
 from semirobust._graph import subgraph, trace
 
 __all__ = ["compiled", "module_of"]
@@ -34,7 +34,7 @@ def compiled(
 ) -> tuple[list[tuple[Array, Array]], bool]:
     """The layers of the chain, and whether the last one has a ReLU. Raises as `extractors.as_chain`."""
     body = _prepared(model, upto)
-    _shapes(body, images_shape)  # an error that says what is wrong with them
+    node_shapes(body, images_shape)  # an error that says what is wrong with them
     recorded = fx.Interpreter(body, garbage_collect_values=False)
     with torch.no_grad():
         recorded.run(torch.zeros(2, *images_shape, dtype=torch.float64))

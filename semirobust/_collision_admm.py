@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from semirobust._collision_checks import check_whole
 from semirobust._collision_descent import MARGIN, Descent, descend, joined, proved
 from semirobust._collision_layers import Array, Network, Pattern
 from semirobust._collision_polish import Polisher, Start
@@ -53,7 +54,7 @@ def admm(
     small = sum(len(layer.bias) for layer in network.layers) <= SMALL
     starts = STARTS[not small] if starts is None else starts
     iterations = ITERATIONS[len(network.layers) > 1] if iterations is None else iterations
-    _check(starts, iterations, seed)
+    check_whole(starts=(starts, 1), iterations=(iterations, 1), seed=(seed, 0))
     place = _place(device)
     search = _Search(network, _splitting(network, place), iterations, seed, small)
     points: list[Point] = []
@@ -67,12 +68,6 @@ def admm(
         status += [path.status for path in paths]
         spent += efforts
     return collect(network, points, method="admm", status=tuple(status), iterations=np.array(spent))
-
-
-def _check(starts: int, iterations: int, seed: int) -> None:
-    for name, value, least in (("starts", starts, 1), ("iterations", iterations, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
 
 
 def _place(device: str) -> torch.device:

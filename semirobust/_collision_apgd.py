@@ -20,18 +20,16 @@ The paper leaves the rest open. Chosen here, in doubt in favour of the attack:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from semirobust._collision_checks import Array
+from semirobust._collision_checks import Array, check_whole
 from semirobust._collision_layers import Network
 from semirobust._collision_linear import closed_form
 from semirobust._collision_newton import clear, meet
-from semirobust._collision_polish import Start
-from semirobust._collision_result import Collisions, Point, budget, collect
+from semirobust._collision_result import Collisions, Known, Point, budget, collect
 from semirobust._collision_verify import verify_pair
 
 __all__ = ["Attacked", "apgd", "attack", "checkpoints", "exact"]
@@ -56,7 +54,7 @@ def apgd(
     network: Network,
     u: Array,
     v: Array,
-    given: Sequence[Start | None],
+    known: Known,
     *,
     budgets: int = 10,
     steps: int = 100,
@@ -66,18 +64,11 @@ def apgd(
 ) -> Collisions:
     """Auto-PGD at bisected budgets, exact collisions from its best points, for pairs u, v [B, d].
 
-    Patterns that are given play no part. A pair's result does not depend on the other pairs, but for
+    What is known plays no part. A pair's result does not depend on the other pairs, but for
     rounding, which many steps can amplify. Options as in `find_collisions`.
     """
-    for name, value, least in (
-        ("budgets", budgets, 1),
-        ("steps", steps, 1),
-        ("restarts", restarts, 1),
-        ("seed", seed, 0),
-        ("newton", newton, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+    check_whole(budgets=(budgets, 1), steps=(steps, 1), restarts=(restarts, 1))
+    check_whole(seed=(seed, 0), newton=(newton, 0))
     linear = closed_form(network.layers[0].weight, network.space, u, v)
     best = [Point(*row, True) for row in zip(linear.epsilon.tolist(), linear.u, linear.v, strict=True)]
     lower, upper = np.zeros(len(u)), linear.epsilon.copy()

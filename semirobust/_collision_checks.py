@@ -74,6 +74,13 @@ def check_points(at: Any, u: Array) -> tuple[Array, Array]:
     return np.where(none, np.nan, first), np.where(none, np.nan, second)
 
 
+def check_whole(**options: tuple[Any, int]) -> None:
+    """Raises ValueError unless each option, name = (value, least), is a whole number, at least so large."""
+    for name, (value, least) in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+
+
 def check_width(points: Array, name: str, inputs: int) -> None:
     """Raises ValueError unless the points [N, d] have the size that the first layer takes."""
     if points.shape[1] != inputs:

@@ -31,6 +31,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from semirobust._collision_checks import check_whole
 from semirobust._collision_cone import Cell, solve
 from semirobust._collision_layers import Array, Network, Pattern
 from semirobust._collision_polish import Start
@@ -102,8 +103,7 @@ def _check(rule: str, margin: float, max_programs: int) -> None:
         raise ValueError(f"unknown rule {rule!r}; known: {', '.join(known)}")
     if not 0 < margin < np.inf:
         raise ValueError(f"margin is {margin!r}; it must be positive and finite, such as {MARGIN}")
-    if isinstance(max_programs, bool) or not isinstance(max_programs, int) or max_programs < 1:
-        raise ValueError(f"max_programs is {max_programs!r}; it must be a whole number, 1 or more")
+    check_whole(max_programs=(max_programs, 1))
 
 
 def joined(paths: Sequence[Descent]) -> Descent:

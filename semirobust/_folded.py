@@ -131,7 +131,7 @@ def steps(body: fx.GraphModule, in_shape: tuple[int, ...]) -> list[Step]:
 
     Raises ``ValueError`` naming the layer that no rule treats, or the shape that the model does not take.
     """
-    shapes = _shapes(body, in_shape)
+    shapes = node_shapes(body, in_shape)
     modules: dict[str, nn.Module] = dict(body.named_modules())
     plan: list[Step] = []
     data: set[fx.Node] = set()  # nodes whose values depend on the image, beyond its shape
@@ -210,7 +210,7 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _shapes(body: fx.GraphModule, in_shape: tuple[int, ...]) -> dict[fx.Node, torch.Size]:
+def node_shapes(body: fx.GraphModule, in_shape: tuple[int, ...]) -> dict[fx.Node, torch.Size]:
     """Shapes of all tensors of the graph for a batch of two blank images."""
     parameter = next(body.parameters(), torch.empty(0, dtype=torch.float64))
     recorder = _Recorder(body)

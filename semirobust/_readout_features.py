@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from semirobust._graph import trace, weight_layers
+from semirobust._state import device_of
 
 BLOCK_BYTES = 32 * 2**20  # of float32 activations held at once
 
@@ -127,7 +128,7 @@ class Activations:
         self.features = Features(model, layers)
         self.names = self.features.layers
         self.images, self.batch_size, self.block_bytes = images, batch_size, block_bytes
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.device = device_of(model)
         with torch.no_grad():
             self.widths = tuple(out.shape[1] for out in self.features(images[:1].to(self.device)))
 

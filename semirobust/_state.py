@@ -50,6 +50,17 @@ def preserve(model: nn.Module) -> Iterator[None]:
         random.setstate(python_state)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def outputs(model: nn.Module, images: torch.Tensor, *, batch_size: int = 256) -> torch.Tensor:
+    """What the model gives for images [N, ...], batch by batch and without gradients: [N, K] on the CPU."""
+    device = device_of(model)
+    with torch.no_grad():
+        return torch.cat([model(part.to(device)).cpu() for part in images.split(batch_size)])
+
+
 def activations(
     model: nn.Module, images: torch.Tensor, names: Sequence[str], *, batch_size: int = 256
 ) -> dict[str, torch.Tensor]:

@@ -37,11 +37,11 @@ from semirobust._attack_loop import Views, batches, clean_verdicts, draw_start, 
 from semirobust._attack_plan import (
     ATTACKS,
     check_model,
-    device_of,
     inputs,
     plan,
 )
 from semirobust._attack_plan import options as checked_options
+from semirobust._state import device_of
 from semirobust.ascent import project
 from semirobust.evaluation import (
     BLACK_BOX,

@@ -107,6 +107,7 @@ def search(
     positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
     for points, name in ((positive, "positive"), (negative, "negative")):
         check_width(points, name, network.inputs)
+    conflict_curve.ascending(budgets)
     if processes < 1:
         raise ValueError(f"processes is {processes}; it must be 1 or more")
     linear = linear_distances(network.layers[0].weight, positive, negative)
@@ -119,7 +120,6 @@ def search(
         nothing = np.zeros(linear.shape, bool)
         return Search(linear, nothing, linear, conflict_curve.curve(linear, budgets), Audit(0, 0, 0))
     state = _State(linear, after, budgets)
-    state.curve()  # checks the budgets
     with solver(Task(network, positive, negative, options), folder, processes, say) as solve:
         rng = np.random.default_rng(seed)
         wanted = ~state.searched if every else state.first(rng)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from semirobust.conflict import ConflictGraph
 
-__all__ = ["Curve", "curve", "nearest", "violated"]
+__all__ = ["Curve", "ascending", "curve", "nearest", "violated"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +44,10 @@ class Curve:
     q_positive: Floats
     q_negative: Floats
 
+    def record(self) -> dict[str, npt.NDArray[Any]]:
+        """The losses and the edges at each budget, for a results file."""
+        return {name: getattr(self, name) for name in ("zero_one", "cross_entropy_nats", "edges")}
+
 
 def curve(
     epsilon: npt.ArrayLike, budgets: Sequence[float], *, say: Callable[[str], None] = lambda line: None
@@ -58,9 +63,7 @@ def curve(
         ValueError: budgets that are none, not ascending or negative; and what `ConflictGraph` raises.
         TypeError: no real numbers.
     """
-    grid = np.asarray(budgets, np.float64)
-    if grid.ndim != 1 or not len(grid) or not (np.diff(grid) > 0).all():
-        raise ValueError(f"budgets are {budgets!r}; pass one or more numbers in ascending order")
+    grid = ascending(budgets)
     distances = np.asarray(epsilon)
     ConflictGraph.from_distances(distances, float(grid[0]))  # what it checks
     counts = distances.shape
@@ -93,6 +96,14 @@ def curve(
         q_positive=np.stack([found.q_positive for _, _, found in rows]),
         q_negative=np.stack([found.q_negative for _, _, found in rows]),
     )
+
+
+def ascending(budgets: Sequence[float]) -> Floats:
+    """The budgets as an array [K]; ValueError unless there is one, and each is larger than the one before."""
+    grid = np.asarray(budgets, np.float64)
+    if grid.ndim != 1 or not len(grid) or not (np.diff(grid) > 0).all():
+        raise ValueError(f"budgets are {budgets!r}; pass one or more numbers in ascending order")
+    return grid
 
 
 def violated(q_positive: Floats, q_negative: Floats) -> npt.NDArray[np.bool_]:

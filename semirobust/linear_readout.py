@@ -40,9 +40,11 @@ import torch
 from torch import nn
 
 from semirobust import _readout_solve as solve
+from semirobust import _state
 from semirobust._readout_features import Activations, Features, Matrix, Sketch, Source, width
 from semirobust._readout_leak import Simulation, leak_accuracy, noise_gram, simulate_leak
 from semirobust._readout_solve import STRENGTHS, Solution, combine, grams, out_of_batch
+from semirobust._state import device_of
 from semirobust.layers import preserve
 
 __all__ = [
@@ -85,8 +87,7 @@ class LinearReadout(nn.Module):
         if weight.ndim != 2 or not weight.isfinite().all():
             raise ValueError(f"the weight must be finite, [d, K]; got {list(weight.shape)}")
         self.features = Features(model, layers)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.weight = nn.Parameter(weight.detach().float().to(device), requires_grad=False)
+        self.weight = nn.Parameter(weight.detach().float().to(device_of(model)), requires_grad=False)
         super().train(False)
 
     def train(self, mode: bool = True) -> LinearReadout:
@@ -133,10 +134,8 @@ def targets(
     """
     if kind not in TARGETS:
         raise ValueError(f"unknown targets {kind!r}; known: {', '.join(TARGETS)}")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with preserve(model), torch.no_grad():
-        model.eval()
-        outputs = torch.cat([model(part.to(device)).cpu().double() for part in images.split(batch_size)])
+    with preserve(model):
+        outputs = _state.outputs(model.eval(), images, batch_size=batch_size).double()
     if not outputs.isfinite().all():
         raise ValueError("the model's outputs are NaN or infinite: nothing can be fitted to them")
     if kind == "outputs":

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers import use_store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,8 +35,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 )
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the stored runs that the tests of a module share."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the results, networks or figures of the checkout."""
-    for variable, folder in (("RESULTS", "results"), ("CACHE", "networks"), ("FIGURES", "figures")):
-        monkeypatch.setenv(f"SEMIROBUST_{variable}", str(tmp_path / "own" / folder))
+def own_folders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the results, networks or figures of the checkout: each has a folder of its own,
+    those of a module with ``pytestmark = pytest.mark.one_store`` the same one.
+    """
+    shared = request.node.get_closest_marker("one_store")
+    use_store(
+        request.getfixturevalue("store") if shared else request.getfixturevalue("tmp_path") / "own",
+        monkeypatch,
+    )

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from test_collision_admm import batch
 from test_collision_descent import FIGURE_1, INFLATION, LOCAL, check_exactly, layer, random_case
 
 from semirobust._collision_apgd import _Model, attack, checkpoints
@@ -31,16 +32,6 @@ def apgd(network: Network, u: Any, v: Any, **options: Any) -> Collisions:
     """One pair [d], or a batch [B, d]."""
     ends = np.atleast_2d(u), np.atleast_2d(v)
     return find_collisions(network, *ends, method="apgd", rectified=network.rectified, **options)
-
-
-def batch(seed: int, widths: list[int], count: int) -> tuple[Network, np.ndarray, np.ndarray]:
-    """Gaussian layers and pairs, with about the same scale in every layer."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        (rng.standard_normal((m, n)) * math.sqrt(2 / n), 0.1 * rng.standard_normal(m))
-        for n, m in itertools.pairwise(widths)
-    ]
-    return Network.of(layers), *rng.standard_normal((2, count, widths[0]))
 
 
 def half_distance(network: Network, u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -62,15 +62,7 @@ def test_printed_tables():
     assert {round(row["cap"], 3) for row in rows if row["dataset"] == "cifar100"} == {6.644}
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(autouse=True)
-def own_folders(store, monkeypatch):
-    """One folder for this file: its tests look at the same stored runs."""
-    use_store(store, monkeypatch)
+pytestmark = pytest.mark.one_store
 
 
 @pytest.fixture(scope="module")

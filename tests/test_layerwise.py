@@ -15,16 +15,7 @@ from semirobust.experiments import algorithm_1, layerwise, networks
 from semirobust.experiments.layerwise import Effort, FineTuning, LayerwiseConfig, ProbeConfig, Sizes
 from semirobust.training import PGD
 
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(autouse=True)
-def own_folders(store, monkeypatch):
-    """One folder for this file: its tests look at the same stored runs."""
-    use_store(store, monkeypatch)
+pytestmark = pytest.mark.one_store
 
 
 PAIR = networks.pair(

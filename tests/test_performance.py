@@ -20,16 +20,7 @@ from semirobust.experiments.performance import Effort, PathConfig, PerformanceCo
 from semirobust.layers import Split
 from semirobust.training import PGD
 
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(autouse=True)
-def own_folders(store, monkeypatch):
-    """One folder for this file: its tests look at the same stored runs."""
-    use_store(store, monkeypatch)
+pytestmark = pytest.mark.one_store
 
 
 PAIR = networks.pair(

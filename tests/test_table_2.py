@@ -19,15 +19,7 @@ from semirobust.training import PGD
 SIZES = Sizes(60, 20, 10, steps=2, queries=10)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture(autouse=True)
-def own_folders(store, monkeypatch):
-    """One folder for this file: its tests look at the same stored runs."""
-    use_store(store, monkeypatch)
+pytestmark = pytest.mark.one_store
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch import nn
 
 from semirobust import _readout_solve as solve
 from semirobust import attacks, layers, linear_readout
+from semirobust._state import outputs
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import NetworkConfig
@@ -280,6 +281,4 @@ def _share(correct: torch.Tensor) -> float:
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return torch.cat([model(part.to(device)).cpu() for part in images.split(128)])
+    return outputs(model, images, batch_size=128)

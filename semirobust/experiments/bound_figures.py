@@ -86,16 +86,21 @@ def read(configs: Mapping[str, BoundsConfig], where: str, *, profile: str) -> di
     return {name: record for name, record in stored.items() if record is not None}
 
 
+def training_of(record: runs.Record) -> str:
+    """How the network of a record was trained: ``benign``, ``pgd-2``, ``trades-1``."""
+    attack = record.config["network"]["train"]["attack"]
+    method = {"PGDL2": "pgd", "TRADES": "trades"}
+    return "benign" if attack is None else f"{method[attack['class']]}-{attack['eps']:g}"
+
+
 def bound(record: runs.Record, layer: str) -> Bound:
     """What a record says of one layer; ValueError where it has no such layer."""
     layers = record.metrics["layers"]
     if layer not in layers:
         raise ValueError(f"{record.path.name} has no layer {layer!r}; it has {', '.join(layers)}")
-    attack = record.config["network"]["train"]["attack"]
-    method = {"PGDL2": "pgd", "TRADES": "trades"}
     first, second = record.metrics["n"]
     return Bound(
-        training="benign" if attack is None else f"{method[attack['class']]}-{attack['eps']:g}",
+        training=training_of(record),
         layer=layer,
         budgets=np.array(record.config["budgets"], float),
         zero_one=np.array(layers[layer]["zero_one"], float),

@@ -139,12 +139,8 @@ def run_network(config: CeilingConfig, *, say: Say = lambda line: None) -> dict[
 
 def other_images(config: CeilingConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Training images of the two classes that are not among the points, flattened: float32 [N, d] each."""
-    train, first = second_paper.images(config.network, "train"), config.per_class
-    one, two = (
-        train.images[train.labels == label][first : first + config.effort.per_class].flatten(1)
-        for label in (0, 1)
-    )
-    return one, two
+    train = second_paper.images(config.network, "train")
+    return second_paper.vectors(train, config.effort.per_class, skip=config.per_class)
 
 
 def _reached(row: dict[str, Any]) -> list[float]:

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgba
 
 from semirobust import figures, runs, transfer
 from semirobust.experiments import ceiling, feature_bounds
-from semirobust.experiments.bound_figures import BUDGET, training_name
+from semirobust.experiments.bound_figures import BUDGET, training_name, training_of
 from semirobust.experiments.ceiling import CeilingConfig
 from semirobust.experiments.feature_bounds import LAYERS, NAMES
 
@@ -73,9 +73,7 @@ class Network:
 
     @property
     def training(self) -> str:
-        """``benign``, or ``pgd-2`` for PGD at 2."""
-        attack = self.record.config["network"]["train"]["attack"]
-        return "benign" if attack is None else f"pgd-{attack['eps']:g}"
+        return training_of(self.record)
 
     @property
     def sources(self) -> list[runs.Record]:
@@ -119,9 +117,7 @@ class Network:
 def read(config: CeilingConfig, where: str, *, profile: str) -> Network | None:
     """The network of a configuration: computed where it is missing if ``where`` is the profile that runs; of
     another profile only what is stored, or None."""
-    attack = config.network.train.attack
-    name = "fcnn-benign" if attack is None else f"fcnn-pgd-{attack.eps:g}"
-    bounds = feature_bounds.deep(where, config.network.dataset, name)
+    bounds = feature_bounds.deep(where, config.network.dataset, f"fcnn-{config.network.training}")
     if where == profile:
         return Network(ceiling.run_config(config, where), feature_bounds.run_config(bounds, where))
     record = ceiling.stored(config, where)

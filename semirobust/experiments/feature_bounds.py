@@ -26,6 +26,7 @@ from semirobust.collision_search import Search
 from semirobust.collisions import linear_distances
 from semirobust.experiments import second_paper
 from semirobust.experiments.second_paper import ExtractorConfig
+from semirobust.workers import cores
 
 EXPERIMENT = "feature_bounds"
 
@@ -157,7 +158,7 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
         found[name] = row
         tell(f"0-1 loss up to {max(row['zero_one']):.3f}, {row['searched']} pairs searched")
     shutil.rmtree(folder, ignore_errors=True)
-    return {"n": [len(positive), len(negative)], "layers": found, "network": _trained(meta)}
+    return {"n": [len(positive), len(negative)], "layers": found, "network": second_paper.last_epoch(meta)}
 
 
 def _layer(
@@ -196,9 +197,7 @@ def _layer(
         epsilon, curve, searched = search.epsilon, search.curve, int(search.searched.sum())
         audit = asdict(search.audit)
     row = {
-        "zero_one": curve.zero_one,
-        "cross_entropy_nats": curve.cross_entropy_nats,
-        "edges": curve.edges,
+        **curve.record(),
         "pairs": epsilon.size,
         "searched": searched,
         "audit": audit,
@@ -211,21 +210,13 @@ def points(config: BoundsConfig, *, skip: int = 0) -> tuple[Array, Array]:
     """The first ``per_class`` training images of each class after ``skip``, flattened: float64 [N, d], in
     [0, 1]."""
     train = second_paper.images(config.network, "train")
-    first, second = (
-        train.images[train.labels == label][skip:][: config.per_class].flatten(1).double().numpy()
-        for label in (0, 1)
-    )
-    return first, second
+    first, second = second_paper.vectors(train, config.per_class, skip=skip)
+    return first.double().numpy(), second.double().numpy()
 
 
 def _processes() -> int:
     """One for each core, unless one thread was asked for, as for notebooks that run side by side."""
-    return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else len(os.sched_getaffinity(0))
-
-
-def _trained(meta: Any) -> dict[str, Any]:
-    last = meta["log"]["epochs"][-1]
-    return {key: last[key] for key in ("epoch", "loss", "train_accuracy")}
+    return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else cores()
 
 
 # --- running and reading ---

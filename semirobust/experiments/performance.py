@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from semirobust import attacks, bounds, correlation, rho, runs
 from semirobust._pair import Pair as Folded
 from semirobust._pair import folded_pair
+from semirobust._state import outputs
 from semirobust._weight_path import between, distance, moved, peeled, steepest
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.layerwise import FineTuning
@@ -205,8 +206,7 @@ def _scores(
     """Loss (nats), accuracy and mean clipped margin of (f_a*, f_b*) and of the subject."""
     found: dict[str, list[float]] = {"loss": [], "accuracy": [], "correlation": []}
     for model, x in zip(models, images, strict=True):
-        device = next(model.parameters()).device
-        logits = torch.cat([model(part.to(device)).cpu().double() for part in x.split(256)])
+        logits = outputs(model, x).double()
         found["loss"].append(float(F.cross_entropy(logits, labels)))
         found["accuracy"].append(float((logits.argmax(1) == labels).double().mean()))
         found["correlation"].append(float(correlation.clipped_margins(model, x, labels).double().mean()))

@@ -51,6 +51,12 @@ class ExtractorConfig:
     seed: int = 0
 
     @property
+    def training(self) -> str:
+        """As in the names of networks: ``benign``, ``pgd-2``, ``trades-1``."""
+        attack = self.train.attack
+        return "benign" if attack is None else f"{_METHODS[type(attack)].lower()}-{attack.eps:g}"
+
+    @property
     def label(self) -> str:
         """For a table: ``fcnn, width 300, TRADES at 2``."""
         attack = self.train.attack
@@ -118,6 +124,13 @@ def _load(name: str, split: str, size: int | None, classes: tuple[int, int]) -> 
     return data.load(name, split, size=size, classes=classes)
 
 
+def vectors(train: data.Images, count: int, *, skip: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """So many images of each of two classes (or all there are) after the first ``skip``, flattened: float32
+    [N, d], in [0, 1]."""
+    first, second = (train.images[train.labels == label][skip : skip + count].flatten(1) for label in (0, 1))
+    return first, second
+
+
 def build(config: ExtractorConfig) -> nn.Module:
     """The network as initialised, on the accelerator where there is one."""
     shape = images(config, "train").shape
@@ -134,6 +147,12 @@ def trained(
     state, meta = runs.network(config, partial(_train, say=say))
     model.load_state_dict(state)
     return model.eval(), meta
+
+
+def last_epoch(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """How the training of a network ended, for a results file."""
+    last = meta["log"]["epochs"][-1]
+    return {key: last[key] for key in ("epoch", "loss", "train_accuracy")}
 
 
 def _train(

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from semirobust import collision_search, data, extractors, models, runs, training
 from semirobust._collision_layers import Array
-from semirobust.experiments import networks
+from semirobust.experiments import networks, second_paper
 from semirobust.extractors import Chain
 from semirobust.training import TrainConfig
 
@@ -149,12 +149,8 @@ def _train(
 
 def points(config: ChainConfig) -> tuple[Array, Array]:
     """The first ``per_class`` training images of the two classes, flattened: float64 [N, 64], in [0, 1]."""
-    train = images("train")
-    first, second = (
-        train.images[train.labels == label][: config.per_class].flatten(1).double().numpy()
-        for label in (0, 1)
-    )
-    return first, second
+    first, second = second_paper.vectors(images("train"), config.per_class)
+    return first.double().numpy(), second.double().numpy()
 
 
 def chain(model: nn.Module, layer: str) -> Chain:
@@ -211,9 +207,7 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
             audited=config.audited,
         )
         found[layer] = {
-            "zero_one": search.curve.zero_one,
-            "cross_entropy_nats": search.curve.cross_entropy_nats,
-            "edges": search.curve.edges,
+            **search.curve.record(),
             "pairs": search.epsilon.size,
             "searched": int(search.searched.sum()),
             "audit": asdict(search.audit),
@@ -222,9 +216,8 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
             "seconds": round(time.perf_counter() - started, 3),
         }
         say(f"{config.network.name}, {layer}: {found[layer]['searched']} pairs searched")
-    last = meta["log"]["epochs"][-1]
-    kept = {key: last[key] for key in ("epoch", "loss", "train_accuracy")}
-    return {"n": [len(positive), len(negative)], "layers": found, "network": kept}
+    network = second_paper.last_epoch(meta)
+    return {"n": [len(positive), len(negative)], "layers": found, "network": network}
 
 
 def run_config(config: ChainConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
