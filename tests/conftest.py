@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers import use_store
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# the same examples on each run and machine, however slow it is
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def data_root() -> Path:

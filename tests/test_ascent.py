@@ -50,7 +50,7 @@ norms = st.sampled_from(["linf", "l2"])
 seeds = st.integers(0, 10_000)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=seeds,
     norm=norms,
@@ -83,7 +83,7 @@ def test_every_example_stays_in_the_ball_and_the_box(
         assert distance(point, x, norm).max() <= eps + TOLERANCE
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=seeds, norm=norms, eps=st.floats(1e-3, 1))
 def test_projection_is_the_nearest_point_of_the_ball_and_keeps_what_is_inside(
     seed: int, norm: str, eps: float
@@ -121,7 +121,7 @@ def test_linear_model_is_solved_in_one_step(seed: int, norm: str) -> None:
     torch.testing.assert_close(again, best, atol=1e-5, rtol=0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=seeds, norm=norms, eps=st.floats(1e-3, 1), fraction=st.floats(0.05, 2), steps=st.integers(1, 6))
 def test_convex_loss_never_falls_below_its_start(
     seed: int, norm: str, eps: float, fraction: float, steps: int

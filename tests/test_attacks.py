@@ -91,7 +91,7 @@ def robust_linear(model: nn.Linear, x: torch.Tensor, y: torch.Tensor, eps: float
 # --- closed forms and invariants ---
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     eps=st.floats(0.01, 0.6),
@@ -107,7 +107,7 @@ def test_verdicts_are_exact_on_linear_models(seed: int, eps: float, attack: str)
     assert not evaluation.warnings
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10_000),
     small=st.floats(0.0, 0.3),
@@ -125,7 +125,7 @@ def test_a_larger_budget_never_leaves_more_right_on_linear_models(
     assert many.accuracy <= few.accuracy
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10_000),
     eps=st.floats(0.001, 1.0),
@@ -146,7 +146,7 @@ def test_points_stay_in_the_ball_and_the_box(seed: int, eps: float, norm: str, a
         assert x_adv.shape == x.shape and x_adv.dtype == torch.float32
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10_000),
     eps=st.floats(0.01, 0.5),
@@ -532,7 +532,7 @@ def test_wilson_interval() -> None:
         attacks.wilson(6, 5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(n=st.integers(1, 10_000), share=st.floats(0, 1))
 def test_wilson_holds_the_share_and_shrinks_with_n(n: int, share: float) -> None:
     k = round(share * n)

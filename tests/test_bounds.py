@@ -23,7 +23,7 @@ from semirobust.data import load
 from semirobust.layers import Split
 from semirobust.lipschitz import operator_norm
 
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=30)
 
 
 def chain(*weights: float, activation: nn.Module | None = None) -> nn.Module:

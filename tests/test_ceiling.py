@@ -76,7 +76,7 @@ def test_losses_outside_their_range_are_refused():
 # --- collisions as an attack ---
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.sampled_from([(1, False), (1, True), (2, False), (2, True)]))
 def test_no_readout_passes_the_ceiling_under_the_collisions(seed, layer):
     depth, rectified = layer
@@ -110,7 +110,7 @@ def test_every_pair_is_a_collision_that_costs_what_it_says():
     assert (near.epsilon <= 0.8).all() and len(near.pairs) == (found.epsilon <= 0.8).sum()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_a_linear_layer_has_the_cover_of_its_whole_graph(seed):
     layers, (positive, negative) = network(seed, sizes=(4, 2)), points(seed)

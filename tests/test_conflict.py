@@ -21,7 +21,7 @@ from semirobust._exact_conflict import exact_cover, exact_cross_entropy
 from semirobust.conflict import ConflictGraph, CrossEntropy
 
 LN2 = math.log(2)
-small = settings(max_examples=50, deadline=None, derandomize=True)
+small = settings(max_examples=50)
 
 # name: (positive weights, negative weights, edges, 0-1 loss, cross-entropy in nats, q_positive, q_negative)
 Example = tuple[str, str, str, str, float, str, str]

@@ -18,7 +18,7 @@ def distances(seed: int, n: int, m: int, kinds: int) -> np.ndarray:
     return np.ceil(spread * kinds) / kinds
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40), st.sampled_from([2, 5, 100]))
 def test_the_needed_edges_give_the_losses_of_all_edges(seed, n, m, kinds):
     epsilon, budgets = distances(seed, n, m, kinds), [0.0, 0.3, 0.5, 1.0, 2.5]
@@ -50,7 +50,7 @@ def test_a_large_complete_graph_needs_few_edges():
     assert needed < 9_000
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.booleans())
 def test_nearest_pairs(seed, n, m, count, masked):
     rng = np.random.default_rng(seed)

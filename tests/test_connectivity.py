@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from semirobust.connectivity import LinearConnectivity, linear_correlation, path_count
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=40)
 Readout = Callable[[Any], Any]
 
 

@@ -57,7 +57,7 @@ def raw_margins(function, x, labels):
 # --- closed forms and enumeration ---
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.02, 0.1]))
 def test_two_classes_interior_points_give_w_mu_minus_eps_times_the_l1_norm(seed, eps):
     rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def test_two_classes_interior_points_give_w_mu_minus_eps_times_the_l1_norm(seed,
     assert found.certified <= found.attacked <= found.clean
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(2, 4), st.floats(0, 0.6))
 def test_an_affine_probe_has_the_minimum_over_the_corners_of_the_box(seed, classes, eps):
     generator = torch.Generator().manual_seed(seed)
@@ -155,7 +155,7 @@ def test_the_lipschitz_certificate_is_at_least_the_mean_form_and_says_something_
     assert wide.certificate_is_trivial and wide.certified == -1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_pair_constants_bound_every_difference(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -190,7 +190,7 @@ def test_a_network_without_a_known_constant_has_no_certificate():
 IMAGES = random_images(14, seed=5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 3),
     st.sampled_from(["input", "conv1", "stages.0.1.conv2", "stages.3.0.conv1", "fc"]),
@@ -250,7 +250,7 @@ def test_a_positive_factor_scales_the_margin_and_not_the_decisions():
     assert (one.hard_clean, one.hard_attacked) == (ten.hard_clean, ten.hard_attacked)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=1, max_size=30))
 def test_the_scale_is_the_best_of_its_range(values):
     v = torch.tensor(values, dtype=torch.float64)
@@ -272,7 +272,7 @@ def test_the_scale_by_hand():
     assert best_scale(torch.tensor([-0.1] * 5 + [1.0] * 5)) == pytest.approx(1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=50))
 def test_intervals_hold_the_mean_and_stay_open(values):
     low, high = correlation.mean_interval(torch.tensor(values))
@@ -415,7 +415,7 @@ def test_a_probe_outlives_changes_of_its_model():
 # --- the gap between two probes ---
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_the_gap_found_is_below_the_enumerated_one_and_bounds_the_difference(seed):
     generator = torch.Generator().manual_seed(seed)
@@ -497,7 +497,7 @@ def test_bad_measurement_input():
 # --- sums of readouts (Lemma 2) ---
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_a_sum_of_readouts_keeps_at_least_what_its_terms_keep(seed):
     """The margin of affine readouts is concave, so its minimum over a box is at a corner: exact by

@@ -29,7 +29,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "ensemble_plain": {"members": 10},
     "cap4": {"members": 5, "cap_bits": 4.0, "smoothness": (0.8, 1.2)},
 }
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=30)
 
 
 def inputs(seed: int, n: int, dx: int, dy: int, kind: str) -> tuple[np.ndarray, np.ndarray]:

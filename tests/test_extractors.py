@@ -26,7 +26,7 @@ from semirobust.collisions import (
 )
 from semirobust.extractors import as_chain, as_layers
 
-quick = settings(max_examples=30, deadline=None, derandomize=True)
+quick = settings(max_examples=30)
 seeds = st.integers(0, 10_000)
 
 

@@ -20,7 +20,7 @@ from semirobust.gaussian import (
     gaussian_information,
 )
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=40)
 LN2 = math.log(2)
 chains = st.builds(
     GaussianChain,

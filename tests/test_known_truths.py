@@ -22,7 +22,7 @@ from semirobust.known_truths import (
     entropy_bits,
 )
 
-FEW = settings(max_examples=25, deadline=None, derandomize=True)
+FEW = settings(max_examples=25)
 
 
 def table_bits(joint: np.ndarray) -> float:

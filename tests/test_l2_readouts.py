@@ -26,7 +26,7 @@ from semirobust.l2_readouts import (
 # --- the attack ---
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 2.0]))
 def test_an_affine_readout_is_attacked_and_certified_exactly(seed, eps):
     rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def grid(x, eps, ticks=61):
     return x + square[square.norm(dim=1) <= eps][:, None]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 0.5, 1.0]), st.booleans())
 def test_certificate_grid_and_attack_are_in_order(seed, eps, deep):
     layers = network(seed, sizes=(2, 6, 5) if deep else (2, 8))

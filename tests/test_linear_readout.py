@@ -105,7 +105,7 @@ def test_noise_gram_has_the_law_of_drawn_features():
 SHAPES = st.tuples(st.integers(4, 30), st.integers(1, 40), st.integers(0, 10**6))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SHAPES)
 def test_least_squares_is_the_pseudo_inverse(shape):
     n, d, seed = shape
@@ -117,7 +117,7 @@ def test_least_squares_is_the_pseudo_inverse(shape):
     assert fit.solution.condition == pytest.approx(condition, rel=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SHAPES, st.integers(3, 9))
 def test_algorithm_2_is_the_mean_of_pseudo_inverses(shape, batch_size):
     n, d, seed = shape

@@ -19,7 +19,7 @@ from semirobust._operators import average_norm, max_pool_norm, torus_norm
 from semirobust.layers import weight_layers
 from semirobust.lipschitz import lipschitz, lipschitz_constants, operator_norm
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=40)
 
 
 def dense(layer: Any, in_shape: tuple[int, ...]) -> torch.Tensor:

@@ -20,7 +20,7 @@ from semirobust.measures import MEASURES, class_conditional, excess_interval, pl
 from semirobust.measures.hsic import biased_hsic, gaussian_kernel, unbiased_hsic
 from semirobust.measures.ksg import _counts_by_distances, _counts_by_trees, ksg_bits
 
-FEW = settings(max_examples=25, deadline=None, derandomize=True)
+FEW = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
 
 

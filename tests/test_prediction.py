@@ -19,7 +19,7 @@ from semirobust.prediction import holm, screen
 from semirobust.rho import Measurement
 from semirobust.training import PGD
 
-FEW = settings(max_examples=25, deadline=None, derandomize=True)
+FEW = settings(max_examples=25)
 
 
 def random_trials(seed: int, trials: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from semirobust import data, layers, models, rho, training
@@ -76,7 +76,6 @@ def test_sound_reading_never_looks_at_the_test_set_to_decide():
     assert rho.sound(changed, 0.5, "pgd").epochs == reading.epochs
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=20))
 def test_auc_is_the_probability_that_a_success_scores_higher(points):
     scores, success = np.array([p[0] for p in points], float), np.array([p[1] for p in points])

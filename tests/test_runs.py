@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from semirobust import paths, provenance, runs, storage
@@ -80,7 +80,6 @@ CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(a=CONFIGS, b=CONFIGS)
 def test_hashes_are_equal_exactly_where_configurations_are(a: Config, b: Config) -> None:
     assert (runs.config_hash(a) == runs.config_hash(b)) == (a == b)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from semirobust import storage
@@ -40,7 +40,6 @@ def ordered(value: object) -> object:
     return [ordered(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(deadline=None)  # it waits for the disk
 @given(value=JSON_VALUES)
 def test_json_reads_back_exactly_what_was_written(value: object) -> None:
     with tempfile.TemporaryDirectory() as folder:

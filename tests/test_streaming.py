@@ -23,7 +23,7 @@ from semirobust.edge import Samples, edge
 from semirobust.layers import activations, weight_layers
 from semirobust.streaming import count_runs, each_output, edge_batches
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=40)
 ENSEMBLE: dict[str, Any] = {"members": 3, "renormalise": True, "cap_bits": 8.0, "smoothness": (0.8, 1.2)}
 
 

@@ -40,7 +40,7 @@ def little(seed: int = 0) -> nn.Module:
 logits = st.lists(st.floats(-30, 30), min_size=3, max_size=3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logits, logits)
 def test_divergence_and_its_gradients_are_the_formulas(first: list[float], second: list[float]) -> None:
     def log_softmax(values: list[float]) -> list[float]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from semirobust.finite import FiniteModel
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
-few = settings(max_examples=15, deadline=None, derandomize=True)
+quick = settings(max_examples=40)
+few = settings(max_examples=15)
 
 
 def simplex(draw: st.DrawFn, size: int) -> tuple[Fraction, ...]:
