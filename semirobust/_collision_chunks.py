@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -76,6 +77,7 @@ def solver(
     if folder is not None:
         folder = folder / task.digest()
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # raises OSError where it is read-only
     if processes == 1:
         yield lambda pairs: _solve(pairs, folder, map, task.solve, say)
         return

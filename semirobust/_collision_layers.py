@@ -55,7 +55,8 @@ class Pattern(NamedTuple):
 
 
 class RowSpace(NamedTuple):
-    """The row space of a matrix: an orthonormal basis [d, r], and the largest and smallest singular value.
+    """The row space of a matrix: an orthonormal basis [d, r], and the largest and smallest singular value of
+    the matrix with all rows brought to one size by `unit_scale`, which leaves the row space as it is.
 
     Singular values below max(m, d) 2^-52 of the largest are rounding errors of zero; all others count.
     """
@@ -66,10 +67,19 @@ class RowSpace(NamedTuple):
 
 
 def row_space(weight: Array) -> RowSpace:
-    """The row space of a matrix [m, d], by its singular value decomposition."""
-    _, sigma, rows = np.linalg.svd(weight, full_matrices=False)
+    """The row space of a matrix [m, d], by the singular value decomposition of its rows in one size."""
+    _, sigma, rows = np.linalg.svd(weight * unit_scale(weight)[:, None], full_matrices=False)
     rank = numerical_rank(sigma, weight.shape)
     return RowSpace(rows[:rank].T.copy(), *extremes(sigma, rank))
+
+
+def unit_scale(rows: Array) -> Array:
+    """Powers of two [m] that bring the largest entry of each row [m, d] into [1/2, 1), without rounding.
+
+    A row that is far smaller than the others would else pass for a rounding error of them.
+    """
+    exponents = np.frexp(np.abs(rows).max(axis=1))[1]
+    return np.ldexp(1.0, np.clip(-exponents, -1000, 1000))
 
 
 def numerical_rank(sigma: Array, shape: tuple[int, ...]) -> int:
@@ -147,17 +157,17 @@ class Network:
         return shorter
 
     @cached_property
-    def _factors(self) -> tuple[Array, Array, Array]:
-        """The first matrix as U diag(sigma) V^T, without the singular values that are zero."""
-        left, sigma, rows = np.linalg.svd(self.layers[0].weight, full_matrices=False)
-        rank = numerical_rank(sigma, self.layers[0].weight.shape)
-        return left[:, :rank].copy(), sigma[:rank], rows[:rank].T.copy()
+    def _factors(self) -> tuple[Array, Array, RowSpace]:
+        """The first matrix as U diag(sigma) V^T: U [n_1, r], sigma [r], and V [d, r] in its row space."""
+        weight = self.layers[0].weight
+        space = row_space(weight)
+        left, sigma, turn = np.linalg.svd(weight @ space.basis, full_matrices=False)
+        return left, sigma, space._replace(basis=space.basis @ turn.T)
 
-    @cached_property
+    @property
     def space(self) -> RowSpace:
         """The row space of the first matrix. Points differ there only; the rest of the input is idle."""
-        _, sigma, basis = self._factors
-        return RowSpace(basis, *extremes(sigma, len(sigma)))
+        return self._factors[2]
 
     @property
     def singular(self) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from semirobust._collision_layers import UNIT, Array, RowSpace, row_space
+from semirobust._collision_layers import UNIT, Array, RowSpace, row_space, unit_scale
 from semirobust._collision_operator import ConvOperator, operator_row_space
 
 __all__ = ["Linear", "LinearPoints", "closed_form", "distances", "space_of"]
@@ -42,7 +42,7 @@ def closed_form(linear: Linear, space: RowSpace, u: Array, v: Array) -> LinearPo
 
     The budget covers the rounding of the points: with e = L (u~ - v~), the exact collision u~ - L^+ e / 2,
     v~ + L^+ e / 2 is at most |e| / (2 sigma) away, for sigma the smallest nonzero singular value (the
-    inflation lemma with no signs to keep).
+    inflation lemma with no signs to keep; rows brought to one size).
     """
     inputs, rank = space.basis.shape
     if rank == inputs:  # only equal points collide
@@ -54,11 +54,11 @@ def closed_form(linear: Linear, space: RowSpace, u: Array, v: Array) -> LinearPo
         error = (linear @ (at_u - at_v).T).T  # [B, m]
         difference = np.abs(at_u - at_v).T
         if isinstance(linear, ConvOperator):
-            size, terms = linear.magnitude(difference).T, linear.terms
+            size, terms, scale = linear.magnitude(difference).T, linear.terms, linear.scale
         else:
-            size, terms = (np.abs(linear) @ difference).T, inputs
-        slack = 1.01 * (terms + 3) * UNIT * np.linalg.norm(size, axis=1)
-        move = (np.linalg.norm(error, axis=1) + slack) / (2 * space.smallest)
+            size, terms, scale = (np.abs(linear) @ difference).T, inputs, unit_scale(linear)
+        slack = 1.01 * (terms + 3) * UNIT * np.linalg.norm(scale * size, axis=1)
+        move = (np.linalg.norm(scale * error, axis=1) + slack) / (2 * space.smallest)
         residual = np.abs(error).max(axis=1)
     budget = np.maximum(np.linalg.norm(at_u - u, axis=1), np.linalg.norm(at_v - v, axis=1)) + move
     return LinearPoints(budget * (1 + 2 * (inputs + 4) * UNIT), at_u, at_v, residual)

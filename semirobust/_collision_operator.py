@@ -20,7 +20,14 @@ from torch import nn
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input
 
-from semirobust._collision_layers import Array, RowSpace, as_float64, extremes, numerical_rank
+from semirobust._collision_layers import (
+    Array,
+    RowSpace,
+    as_float64,
+    extremes,
+    numerical_rank,
+    unit_scale,
+)
 
 __all__ = ["LARGEST", "ConvOperator", "operator_row_space"]
 
@@ -63,6 +70,9 @@ class ConvOperator(LinearOperator):
                 f"images of shape {tuple(in_shape)} do not fit the convolution ({error}); pass larger images"
             ) from None
         self._out_shape = tuple(out.shape[1:])
+        filters = unit_scale(self._weight.flatten(1).numpy())
+        #: [m], powers of two that bring all filters to one size, as `unit_scale` does with rows
+        self.scale: Array = np.repeat(filters, out[0, 0].numel())
         super().__init__(np.float64, (out.numel(), int(np.prod(in_shape))))
 
     @property
@@ -130,13 +140,16 @@ def operator_row_space(operator: ConvOperator) -> RowSpace:
             f"the row space of {inputs} inputs takes a matrix of {inputs} x {inputs}; at most {LARGEST} are "
             "supported: use smaller images"
         )
-    gram = np.concatenate(
-        [
-            operator.rmatmat(operator.matmat(np.eye(inputs, CHUNK, -i)[:, : inputs - i]))
-            for i in range(0, inputs, CHUNK)
-        ],
-        axis=1,
-    )  # [d, d]
+    scale = operator.scale[:, None]
+
+    def forward(x: Array) -> Array:
+        return np.asarray(scale * operator.matmat(x))
+
+    def there_and_back(x: Array) -> Array:
+        return np.asarray(operator.rmatmat(scale * forward(x)))
+
+    units = (np.eye(inputs, CHUNK, -i)[:, : inputs - i] for i in range(0, inputs, CHUNK))
+    gram = np.concatenate([there_and_back(part) for part in units], axis=1)  # [d, d]
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)  # ascending
     if values[-1] <= 0:
         return RowSpace(np.zeros((inputs, 0)), 0.0, np.inf)
@@ -145,11 +158,11 @@ def operator_row_space(operator: ConvOperator) -> RowSpace:
     if large.all():
         return RowSpace(vectors, float(sigma[0]), float(sigma[-1]))
     kept, rest = vectors[:, large], vectors[:, ~large]
-    scale = 1 / values[large]
+    inverse = 1 / values[large]
     for _ in range(2):  # take out what the rounding of L^T L left of the large directions
-        rest = rest - kept @ (scale[:, None] * (kept.T @ operator.rmatmat(operator.matmat(rest))))
+        rest = rest - kept @ (inverse[:, None] * (kept.T @ there_and_back(rest)))
         rest = np.linalg.qr(rest)[0]
-    triangle = np.linalg.qr(operator.matmat(rest), mode="r")
+    triangle = np.linalg.qr(forward(rest), mode="r")
     _, small, turn = np.linalg.svd(triangle, full_matrices=True)  # the small singular values, from L itself
     count = numerical_rank(np.concatenate([sigma[:1], small]), operator.shape) - 1
     null = rest @ turn[count:].T  # [d, d - r]

@@ -30,6 +30,8 @@ agree; and always F L of the last layer, with w the difference of the hidden val
 
 Rounding. Residuals and margins carry bounds of their own rounding errors, and norms are rounded up. One
 assumption is left, where M is not of full row rank: singular values at the level of rounding stand for zeros.
+It is held against the residual: what of it lies outside the range so found has to be rounding, in each row by
+the size of that row. So a small row of M is not taken for zero where the features show that it is none.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ __all__ = ["HOLD", "verify_pair"]
 HOLD = 1e-7  # pre-activations up to this are held at zero, where the plain lemma does not apply
 KINK = 1e-12  # of the largest pre-activation of a layer: zero but for rounding
 CORRECTIONS = 2  # steps x~ - M^+ e: one is exact but for rounding
+OUTSIDE = 4.0  # times what rounding, also of the other rows, explains of a residual outside the range of M
 WELL_CONDITIONED = 1e6  # up to this condition number the Gram matrix is as good as the singular values
 
 
@@ -112,6 +115,11 @@ def _inflate(
     error, slack = _stack(branches, both, values, -1), _stack(branches, both, bounds, 1)
     size = np.linalg.norm(error) * (1 + 4 * UNIT) + np.linalg.norm(slack)
     move = float(inverse.norm * size)
+    if inverse.span is not None:
+        outside = error - inverse.span @ (inverse.span.T @ error)
+        explained = slack + np.linalg.norm(matrix, axis=1) * move + len(error) * UNIT * np.linalg.norm(error)
+        if not (np.abs(outside) <= OUTSIDE * explained).all():
+            return None
     for branch, value, bound in zip(branches, values, bounds, strict=True):
         if not _signs_hold(network, branch, value, bound, move):
             return None
@@ -186,10 +194,14 @@ def _signs_hold(
 
 
 class _Inverse(NamedTuple):
-    """M^+ as a product of factors, the first [2 r, .], and a bound of its norm, hence of both its blocks'."""
+    """M^+ as a product of factors, the first [2 r, .], and a bound of its norm, hence of both its blocks'.
+
+    span: an orthonormal basis of the range of M [m, rank], where that is not everything.
+    """
 
     factors: tuple[Array, ...]
     norm: float
+    span: Array | None = None
 
     def apply(self, error: Array) -> Array:
         for factor in reversed(self.factors):
@@ -223,7 +235,8 @@ def _inverse(
     if smallest <= 2 * fuzz:
         return None
     bound = 1.01 / (smallest - fuzz)
-    return _Inverse((right[:rank].T / sigma[:rank], left[:, :rank].T), bound)
+    span = left[:, :rank]
+    return _Inverse((right[:rank].T / sigma[:rank], span.T), bound, span if rank < count else None)
 
 
 def _gram(network: Network, branches: tuple[_Branch, _Branch], both: np.ndarray, matrix: Array) -> Array:

@@ -14,14 +14,16 @@ the end on random pairs that it excluded (`Audit`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semirobust import conflict_curve
+from semirobust._collision_checks import check_whole
 from semirobust._collision_chunks import Task, solver
 from semirobust._collision_layers import Array, Network, as_float64, check_width
 from semirobust.collisions import linear_distances
@@ -54,11 +56,12 @@ class Audit:
 class Search:
     """Distances of N+ x N- pairs, as far as they matter, and the least losses that follow.
 
-    epsilon: [N+, N-], verified budgets; those of an earlier layer or of the linear collision where not
-        `searched`.
+    epsilon: [N+, N-], verified budgets; those of an earlier layer or of the linear collision (up to the
+        rounding error that `collisions.linear_distances` states) where not `searched`.
     searched: bool [N+, N-]; none where the closed form is exact.
     guess: [N+, N-], the budgets found, and those that the fit expects where none was searched.
     curve: the least losses at each budget. audit: what the guess may have cost.
+    points: the same for the same points.
     """
 
     epsilon: Array
@@ -66,6 +69,14 @@ class Search:
     guess: Array
     curve: Curve
     audit: Audit
+    points: str
+
+    def record(self) -> dict[str, Any]:
+        """The losses, and what they took, for a results file."""
+        searched = int(self.searched.sum())
+        return {**self.curve.record(), "pairs": self.epsilon.size, "searched": searched} | {
+            "audit": asdict(self.audit)
+        }
 
 
 def search(
@@ -108,17 +119,14 @@ def search(
     for points, name in ((positive, "positive"), (negative, "negative")):
         check_width(points, name, network.inputs)
     conflict_curve.ascending(budgets)
-    if processes < 1:
-        raise ValueError(f"processes is {processes}; it must be 1 or more")
+    check_whole(processes=(processes, 1), audited=(audited, 0))
+    name = _digest(positive, negative)
+    if after is not None and after.points != name:
+        raise ValueError("the search of the earlier layer is one of other points; pass the same to both")
     linear = linear_distances(network.layers[0].weight, positive, negative)
-    if after is not None and after.epsilon.shape != linear.shape:
-        raise ValueError(
-            f"the search of the earlier layer has {after.epsilon.shape} pairs, this one {linear.shape}; "
-            "pass the same points to both"
-        )
     if len(network.layers) == 1 and not rectified:  # the closed form is exact
         nothing = np.zeros(linear.shape, bool)
-        return Search(linear, nothing, linear, conflict_curve.curve(linear, budgets), Audit(0, 0, 0))
+        return Search(linear, nothing, linear, conflict_curve.curve(linear, budgets), Audit(0, 0, 0), name)
     state = _State(linear, after, budgets)
     with solver(Task(network, positive, negative, options), folder, processes, say) as solve:
         rng = np.random.default_rng(seed)
@@ -128,7 +136,11 @@ def search(
             wanted = state.wanted()
         audit = state.audit(audited, solve, rng, say)
     guess = np.where(state.searched, state.epsilon, state.guess(0.0))
-    return Search(state.epsilon, state.searched, guess, state.curve(), audit)
+    return Search(state.epsilon, state.searched, guess, state.curve(), audit, name)
+
+
+def _digest(*points: Array) -> str:
+    return hashlib.sha256(b"".join(repr(p.shape).encode() + p.tobytes() for p in points)).hexdigest()
 
 
 class _State:

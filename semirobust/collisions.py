@@ -242,7 +242,10 @@ def enumerate_patterns(layers: Layers, u: Any, v: Any, *, rectified: bool = True
         points.append(point)
         status.append("unproved" if missed and path.status == "optimal" else path.status)
         programs.append(path.programs)
-    return collect(network, points, method="enumeration", status=tuple(status), iterations=np.array(programs))
+    found = collect(
+        network, points, method="enumeration", status=tuple(status), iterations=np.array(programs)
+    )
+    return best_of(found, _linear_fallback(network, u, v))
 
 
 def graph(

@@ -166,7 +166,9 @@ class ConflictGraph:
         positive = ~flow.reached_left & (np.bincount(self._u, minlength=len(p)) > 0)
         negative = flow.reached_right
         weight = math.fsum([*p[positive], *m[negative]])
-        return Cover(weight, positive, negative, math.ldexp(int(flow.edges.sum()), -bits))
+        value = int(flow.edges.sum())
+        cut = max(value.bit_length() - 53, 0)  # rounded down to a float64
+        return Cover(weight, positive, negative, math.ldexp(value >> cut, cut - bits))
 
     # Cross-entropy
 

@@ -44,7 +44,7 @@ class Curve:
     q_positive: Floats
     q_negative: Floats
 
-    def record(self) -> dict[str, npt.NDArray[Any]]:
+    def record(self) -> dict[str, Any]:
         """The losses and the edges at each budget, for a results file."""
         return {name: getattr(self, name) for name in ("zero_one", "cross_entropy_nats", "edges")}
 
@@ -56,16 +56,16 @@ def curve(
 
     Args:
         epsilon: [N+, N-], the smallest budget at which a pair is known to collide; infinity where none is.
-        budgets: in ascending order, not negative.
+        budgets: in ascending order, finite, not negative.
         say: gets a line for each budget.
 
     Raises:
-        ValueError: budgets that are none, not ascending or negative; and what `ConflictGraph` raises.
+        ValueError: budgets that `ascending` refuses; and what `ConflictGraph.from_distances` raises.
         TypeError: no real numbers.
     """
     grid = ascending(budgets)
-    distances = np.asarray(epsilon)
-    ConflictGraph.from_distances(distances, float(grid[0]))  # what it checks
+    ConflictGraph.from_distances(epsilon, float(grid[0]))  # what it checks
+    distances = np.asarray(epsilon, np.float64)
     counts = distances.shape
     weights = [np.full(n, 1 / max(sum(counts), 1)) for n in counts]
     taken, close = np.zeros(counts, bool), nearest(distances, NEAREST)
@@ -99,10 +99,20 @@ def curve(
 
 
 def ascending(budgets: Sequence[float]) -> Floats:
-    """The budgets as an array [K]; ValueError unless there is one, and each is larger than the one before."""
+    """The budgets as an array [K].
+
+    Raises ValueError unless there is one, each is larger than the one before, and all are finite and not
+    negative.
+    """
     grid = np.asarray(budgets, np.float64)
-    if grid.ndim != 1 or not len(grid) or not (np.diff(grid) > 0).all():
-        raise ValueError(f"budgets are {budgets!r}; pass one or more numbers in ascending order")
+    if (
+        grid.ndim != 1
+        or not len(grid)
+        or not ((np.diff(grid) > 0).all() and grid[0] >= 0 and grid[-1] < np.inf)
+    ):
+        raise ValueError(
+            f"budgets are {budgets!r}; pass one or more finite numbers, none negative, in ascending order"
+        )
     return grid
 
 

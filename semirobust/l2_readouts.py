@@ -157,15 +157,19 @@ def on_sphere(x: torch.Tensor, eps: float, *, seed: int = 0) -> torch.Tensor:
 
 
 def _check(readout: Readout, x: torch.Tensor, y: torch.Tensor, eps: float) -> None:
+    _check_points(x, y, eps)
+    width = readout.chain[0].in_features
+    if x.shape[1] != width:
+        raise ValueError(f"the readout takes {width} inputs, x has {x.shape[1]}")
+
+
+def _check_points(x: torch.Tensor, y: torch.Tensor, eps: float) -> None:
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be a finite l2 radius of at least 0, got {eps}")
     if x.ndim != 2 or x.dtype != torch.float64 or not len(x) or not x.isfinite().all():
         raise ValueError(f"x must be float64 [N, d], finite, got {x.dtype} {list(x.shape)}")
     if y.shape != x.shape[:1] or not (y.abs() == 1).all():
         raise ValueError(f"y must hold -1 and +1, one for each of the {len(x)} points")
-    width = readout.chain[0].in_features
-    if x.shape[1] != width:
-        raise ValueError(f"the readout takes {width} inputs, x has {x.shape[1]}")
 
 
 # --- the certificate ---
@@ -236,8 +240,11 @@ def train_readout(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not 0 < lr < math.inf or not 0 < held_out < 1:
         raise ValueError(f"lr must be positive and held_out between 0 and 1, got {lr} and {held_out}")
+    _check_points(x, y, eps)
     if len(x) < 10 or len(y.unique()) < 2:
         raise ValueError(f"a readout needs at least 10 training points of both classes, got {len(x)}")
+    if math.ceil(held_out * len(x)) == len(x):
+        raise ValueError(f"held_out = {held_out} leaves none of {len(x)} points to train on; make it smaller")
     with torch.no_grad():
         z = features(x)  # [N, m]
     head = fresh_head(z.shape[1], hidden, generator) if start is None else copy.deepcopy(start.head)

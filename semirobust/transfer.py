@@ -26,7 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from semirobust.collisions import Collisions, find_collisions, linear_distances
+from semirobust import conflict_curve
+from semirobust._collision_checks import as_float64, check_whole, check_width
+from semirobust.collisions import Collisions, Network, find_collisions, linear_distances
 from semirobust.conflict import ConflictGraph
 
 __all__ = ["Transfer", "ceiling", "find_transfer"]
@@ -115,35 +117,49 @@ def find_transfer(
 
     Args:
         layers, rectified: as for `collisions.find_collisions`.
-        positive, negative: [N+, d] and [N-, d]. budgets: l2, in the unit of the input.
+        positive, negative: [N+, d] and [N-, d].
+        budgets: l2, in the unit of the input, in ascending order.
         known: collisions of an earlier layer for the same points; of a pair the cheaper one is kept.
         rounds: at most so many; it ends when an assignment has no new pair.
         options: of `find_collisions`.
 
     Raises:
-        As `find_collisions`; ValueError for `rounds` below 1, or `known` of other points.
+        As `find_collisions` and `conflict_curve.ascending`; ValueError for `rounds` below 1, or `known` of
+        other points.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}; it must be 1 or more")
-    layers = list(layers)
-    linear = linear_distances(layers[0][0], positive, negative)
-    if known is not None and known.counts != linear.shape:
-        raise ValueError(f"known is of {known.counts} points, these are {linear.shape}")
-    linear = np.maximum(linear, max(1e-12 * linear.max(), TINY))  # two points may have the same features
-    exact = len(layers) == 1 and not rectified
-    state = _Found(linear, known, width=np.shape(positive)[1], exact=exact)
+    check_whole(rounds=(rounds, 1))
+    grid = conflict_curve.ascending(budgets)
+    network = Network.of(layers, rectified)
+    positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
+    for points, name in ((positive, "positive"), (negative, "negative")):
+        check_width(points, name, network.inputs)
+    if known is not None:
+        _check_known(known, positive, negative)
+    linear = linear_distances(network.layers[0].weight, positive, negative)
+    exact = network.signed == 0 and len(network.layers) == 1
+    state = _Found(linear, known, width=network.inputs, exact=exact)
     for number in range(rounds):
         expected = state.expected(1 - number / rounds)
         wanted = np.zeros(linear.shape, bool)
-        for budget in budgets:
+        for budget in grid:
             wanted |= _matching(expected, state.searched, budget)
         new = np.argwhere(wanted)
         if not len(new):
             break
-        points = positive[new[:, 0]], negative[new[:, 1]]
-        state.add(new, find_collisions(layers, *points, rectified=rectified, **options))
+        ends = positive[new[:, 0]], negative[new[:, 1]]
+        state.add(new, find_collisions(network, *ends, rectified=rectified, **options))
         say(f"round {number + 1}: {len(new)} pairs searched")
     return state.transfer()
+
+
+def _check_known(known: Transfer, positive: Floats, negative: Floats) -> None:
+    """ValueError unless each known collision is within its budget of the points that it is said to be of."""
+    fits = known.counts == (len(positive), len(negative)) and known.u.shape[1] == positive.shape[1]
+    if fits:
+        for points, own, index in zip((known.u, known.v), (positive, negative), known.pairs.T, strict=True):
+            fits &= bool((np.linalg.norm(points - own[index], axis=1) <= known.epsilon * (1 + 1e-9)).all())
+    if not fits:
+        raise ValueError("known has collisions of other points; pass the same points to both")
 
 
 def _matching(expected: Floats, searched: Booleans, budget: float) -> Booleans:
@@ -161,6 +177,7 @@ class _Found:
 
     def __init__(self, linear: Floats, known: Transfer | None, *, width: int, exact: bool) -> None:
         self.linear, self.width, self.exact = linear, width, exact
+        self.positive = np.maximum(linear, max(1e-12 * linear.max(), TINY))  # features can be the same
         self.searched = np.zeros(linear.shape, bool)
         self.epsilon = np.full(linear.shape, np.inf)
         self.points: dict[tuple[int, int], tuple[Floats, Floats]] = {}
@@ -185,7 +202,7 @@ class _Found:
         like = self.searched & known if self.searched.any() else known
         if self.exact or not like.any():
             return self.linear
-        factors = np.log(np.maximum(self.epsilon, TINY) / self.linear)[like]
+        factors = np.log(np.maximum(self.epsilon, TINY) / self.positive)[like]
         centre, fit = factors.mean(), np.zeros(self.linear.shape)
         for axis, (ends, count) in enumerate(zip(np.nonzero(like), self.linear.shape, strict=True)):
             total = np.bincount(ends, factors - centre, minlength=count)

@@ -158,4 +158,4 @@ def test_the_budget_lost_is_the_mean_shift_of_a_curve() -> None:
 
 
 def test_a_title_says_how_many_images() -> None:
-    assert bound_figures.scale("fashion_mnist", made(0, 0.5)).startswith("fashion-mnist, ")
+    assert bound_figures.scale("fashion_mnist", made(0, 0.5)).startswith("Fashion-MNIST, ")

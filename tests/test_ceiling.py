@@ -154,8 +154,32 @@ def test_what_a_search_refuses():
     with pytest.raises(ValueError, match="rounds is 0"):
         find_transfer(layers[:1], positive, negative, [1.0], rounds=0)
     other = find_transfer(layers[:1], positive[:3], negative, [1.0], rectified=False)
-    with pytest.raises(ValueError, match=r"known is of \(3, 7\) points"):
+    with pytest.raises(ValueError, match="known has collisions of other points"):
         find_transfer(layers[:1], positive, negative, [1.0], known=other)
+    own = find_transfer(layers[:1], positive, negative, [1.0], rectified=False)
+    with pytest.raises(ValueError, match="known has collisions of other points"):
+        find_transfer(layers[:1], positive + 100, negative + 100, [1.0], known=own)
+    for budgets in ([1.0, 0.5], [-1.0, 1.0], [1.0, np.nan]):
+        with pytest.raises(ValueError, match="ascending"):
+            find_transfer(layers[:1], positive, negative, budgets)
+    with pytest.raises(ValueError, match="NaN"):
+        find_transfer(layers[:1], positive * np.nan, negative, [1.0])
+
+
+def test_a_search_takes_a_network_and_lists():
+    layers, (positive, negative) = network(3), points(3)
+    options = {"rounds": 2, "iterations": 30}
+    whole = collisions.Network.of(layers[:2])
+    found = find_transfer(whole, positive.tolist(), negative.tolist(), [0.5, 1.0], **options)
+    same = find_transfer(layers[:2], positive, negative, [0.5, 1.0], **options)
+    np.testing.assert_array_equal(found.epsilon, same.epsilon)
+
+
+def test_the_same_image_in_both_classes_costs_nothing_at_budget_zero():
+    same = np.eye(3)
+    for rectified in (False, True):
+        found = find_transfer([(np.eye(3), np.ones(3))], same, same, [0.0], rectified=rectified)
+        assert found.ceiling(0.0) == pytest.approx(0.0, abs=1e-12) and not found.epsilon.any()
 
 
 # --- the experiment ---
@@ -314,7 +338,7 @@ def test_the_drawings_show_what_is_stored():
         "0.50",
     ]
     labels = over.get_legend_handles_labels()[1]
-    assert {"no readout of the second ReLU", "no classifier of the images"} <= set(labels)
+    assert {"no readout of the layer", "no classifier of the images"} <= set(labels)
     step = [line for line in over.lines if line.get_drawstyle() == "steps-post"][1]
     assert step.get_ydata()[-1] == pytest.approx(0.5) and step.get_xdata()[-1] > 2
     plt.close(fig)

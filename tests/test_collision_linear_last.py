@@ -42,7 +42,8 @@ def test_one_layer_is_the_closed_form(method: str, seed: int, d: int, m: int) ->
     exact = linear_collision(network.layers[0].weight, [u], [v])
     found = find_collisions(network, [u], [v], method=method, rectified=False)
     assert found.method == "linear" and found.verified.all()
-    assert found.epsilon == exact.epsilon and np.array_equal(found.u, exact.u)
+    np.testing.assert_allclose(found.epsilon, exact.epsilon, rtol=1e-12)
+    np.testing.assert_allclose(found.u, exact.u, atol=1e-12)
     assert found.residual[0] <= 1e-12
     listed = enumerate_patterns(network, [u], [v], rectified=False)
     assert listed.status == ("optimal",) and listed.verified.all()

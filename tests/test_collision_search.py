@@ -130,15 +130,19 @@ def test_the_audit_counts_what_the_guess_lost(case, monkeypatch):
     ("changes", "message"),
     [
         ({"processes": 0}, "processes"),
-        ({"positive": np.ones((4, 60)), "after": "case"}, "pass the same points"),
+        ({"positive": np.ones((4, 60)), "after": "case"}, "other points"),
+        ({"positive": "moved", "after": "case"}, "other points"),
+        ({"audited": -1}, "audited"),
         ({"budgets": [2.0, 1.0]}, "ascending"),
+        ({"budgets": [-1.0, 1.0]}, "negative"),
         ({"positive": np.ones((3, 5))}, "columns"),
         ({"negative": np.full((3, 60), np.nan)}, "NaN"),
     ],
 )
 def test_bad_input_stops_before_any_work(case, changes, message, monkeypatch):
     layers, positive, negative, whole = case
-    changes = {key: whole if key == "after" else value for key, value in changes.items()}
+    named = {"case": whole, "moved": positive + 100}
+    changes = {key: named[value] if isinstance(value, str) else value for key, value in changes.items()}
     monkeypatch.setattr(_collision_chunks.Task, "solve", lambda *_: pytest.fail("work began"))
     arguments = {"layers": layers, "positive": positive, "negative": negative, "budgets": BUDGETS} | changes
     with pytest.raises(ValueError, match=message):

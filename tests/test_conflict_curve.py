@@ -75,8 +75,15 @@ def test_budgets_must_ascend(budgets):
         (np.array([[np.nan]]), [1.0], "is nan"),
         (np.ones(3), [1.0], "two axes|shape"),
         (np.ones((2, 2)), [-1.0, 1.0], "negative"),
+        (np.ones((2, 2)), [1.0, np.inf], "finite"),
+        (np.ones((2, 2)), [1.0, np.nan], "finite"),
     ],
 )
 def test_bad_input_is_named(epsilon, budgets, message):
     with pytest.raises(ValueError, match=message):
         conflict_curve.curve(epsilon, budgets)
+
+
+def test_distances_in_float32_are_compared_in_float64():
+    tenth = np.array([[0.1]], np.float32)  # 0.1 + 1.5e-9
+    assert conflict_curve.curve(tenth, [0.1, 0.2]).edges.tolist() == [0, 1]

@@ -191,6 +191,8 @@ def test_what_the_attack_refuses(change, message):
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"held_out": 1.0}, "held_out between 0 and 1"),
+        ({"held_out": 0.96}, "none of 20 points to train on"),
+        ({"x": GOOD[0].float()}, "must be float64"),
         ({"x": GOOD[0][:5], "y": GOOD[1][:5]}, "at least 10 training points"),
         ({"y": GOOD[1].abs()}, "of both classes"),
     ],

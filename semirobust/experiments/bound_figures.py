@@ -188,9 +188,9 @@ def forced_table(bounds: Mapping[str, Bound], levels: Sequence[float], loss: str
 
 
 def scale(dataset: str, found: Bound) -> str:
-    """For a title: ``digits, 40 + 40 images``."""
+    """For a title: ``MNIST, 400 + 400 images``."""
     first, second = found.points
-    return f"{dataset.replace('_', '-')}, {first:,} + {second:,} images"
+    return f"{DATASETS[dataset].partition(' ')[0]}, {first:,} + {second:,} images"
 
 
 def training_name(training: str) -> str:

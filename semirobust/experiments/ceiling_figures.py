@@ -181,7 +181,7 @@ def draw_budgets(axis: Axes, network: Network, *, layer: str = LAST) -> None:
     inside = grid <= budgets[-1]
     grid = np.append(grid[inside], budgets[-1] + MARGIN)
     images, below = (np.append(found[name][inside], found[name][inside][-1]) for name in ("input", layer))
-    _forbid(axis, grid, below, images, label=f"no readout of the {NAMES[layer]}")
+    _forbid(axis, grid, below, images, label="no readout of the layer")
     name = "no classifier of the images"
     axis.fill_between(grid, images, TOP, color=IMAGES, alpha=0.45, step="post", lw=0, label=name)
     axis.step(grid, images, "-", where="post", color=IMAGES, lw=1.2)
@@ -193,9 +193,9 @@ def draw_budgets(axis: Axes, network: Network, *, layer: str = LAST) -> None:
         axis.fill_between(at, -TOP, height, color=PROVED, alpha=0.2, step="pre", lw=0, label=name)
         axis.step(at, height, "-", where="pre", color=PROVED, lw=1.6)
     line: Style = {"ls": "-", "lw": 1.2, "ms": 5.5, "marker": "o", "clip_on": False, "zorder": 5}
-    for name, colour, fill in (("input", IMAGES, "white"), (layer, FORBIDDEN, FORBIDDEN)):
+    for name, colour in (("input", IMAGES), (layer, FORBIDDEN)):
         label = f"best tested readout of the {NAMES[name]}"
-        axis.plot(budgets, network.reached(name), color=colour, mfc=fill, label=label, **line)
+        axis.plot(budgets, network.reached(name), color=colour, label=label, **line)
     axis.set(xlim=(0, grid[-1]), ylim=(LOW, HIGH), xlabel=BUDGET, ylabel=CORRELATION)
 
 
@@ -242,6 +242,7 @@ def draw_passed(axis: Axes, shown: list[Passed]) -> None:
     _forbid(axis, sides, np.append(tops, tops[-1]), np.full(len(sides), TOP))
     axis.hlines(tops, sides[:-1], sides[1:], color=FORBIDDEN, lw=2.4, label="ceiling of its layer")
     style: Style = {"ls": "", "marker": "o", "ms": 7, "color": OURS, "zorder": 5, "clip_on": False}
+    longer: str | None = "under longer PGD"
     for x, one in enumerate(shown):
         _fall(axis, x, one.followed, one.collisions, style)
         axis.plot(
@@ -251,7 +252,8 @@ def draw_passed(axis: Axes, shown: list[Passed]) -> None:
             **style | {"mfc": "white"},
         )
         if one.longer is not None:
-            axis.plot(x, one.longer, **style | {"marker": "v", "mfc": "white"})
+            axis.plot(x, one.longer, label=longer, **style | {"marker": "v", "mfc": "white"})
+            longer = None
         axis.plot(x, one.collisions, label="under the collisions too" if x == 0 else None, **style)
     ticks = [
         f"{one.name},\n{NAMES[one.layer]}\n{training_name(one.training)}, "

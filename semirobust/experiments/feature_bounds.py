@@ -15,7 +15,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -139,13 +140,15 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
     """The bounds behind each layer: at each budget the 0-1 loss and the cross-entropy in nats, the edges, how
     many pairs were searched, and what the audit found; resumed where it was killed.
 
+    What it keeps for that is there until `forget`, when the result is on disk.
+
     skip: so many images of each class are left out first, for the same bounds from other images.
     """
     model, meta = second_paper.trained(config.network, say=say)
     positive, negative = points(config, skip=skip)
     label = f"{config.network.label} on {config.network.dataset}"
     search: Search | None = None
-    folder = runs.cache_root() / f"{runs.config_hash(config)}.chunks"
+    folder = _chunks(config)
     found: dict[str, Any] = {}
     for name in config.layers:
         started = time.perf_counter()
@@ -157,8 +160,16 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
         row["seconds"] = round(time.perf_counter() - started, 3)
         found[name] = row
         tell(f"0-1 loss up to {max(row['zero_one']):.3f}, {row['searched']} pairs searched")
-    shutil.rmtree(folder, ignore_errors=True)
     return {"n": [len(positive), len(negative)], "layers": found, "network": second_paper.last_epoch(meta)}
+
+
+def _chunks(config: BoundsConfig) -> Path:
+    return runs.cache_root() / f"{runs.config_hash(config)}.chunks"
+
+
+def forget(config: BoundsConfig) -> None:
+    """Removes the chunks of pairs that `run_bounds` kept."""
+    shutil.rmtree(_chunks(config), ignore_errors=True)
 
 
 def _layer(
@@ -173,13 +184,13 @@ def _layer(
 ) -> tuple[dict[str, Any], Search | None]:
     depth, rectified = LAYERS[name]
     shape = second_paper.images(config.network, "train").shape
-    audit: dict[str, int] | None = None
     if depth < 2 and not rectified:
         weight = (
             np.eye(positive.shape[1]) if depth == 0 else extractors.as_layers(model, shape, depth=1)[0][0]
         )
-        epsilon = linear_distances(weight, positive, negative)
-        curve, searched, search = conflict_curve.curve(epsilon, config.budgets, say=say), 0, None
+        epsilon, search = linear_distances(weight, positive, negative), None
+        curve = conflict_curve.curve(epsilon, config.budgets, say=say)
+        row = curve.record() | {"pairs": epsilon.size, "searched": 0, "audit": None}
     else:
         search = collision_search.search(
             extractors.as_layers(model, shape, depth=depth),
@@ -194,16 +205,8 @@ def _layer(
             say=say,
             audited=config.audited,
         )
-        epsilon, curve, searched = search.epsilon, search.curve, int(search.searched.sum())
-        audit = asdict(search.audit)
-    row = {
-        **curve.record(),
-        "pairs": epsilon.size,
-        "searched": searched,
-        "audit": audit,
-        "quantiles": np.quantile(epsilon, QUANTILES),
-    }
-    return row, search
+        epsilon, row = search.epsilon, search.record()
+    return row | {"quantiles": np.quantile(epsilon, QUANTILES)}, search
 
 
 def points(config: BoundsConfig, *, skip: int = 0) -> tuple[Array, Array]:
@@ -224,7 +227,9 @@ def _processes() -> int:
 
 def run_config(config: BoundsConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
     """The stored bounds of one configuration, computed now where they are not there."""
-    return runs.run(config, lambda made: run_bounds(made, say=say), experiment=EXPERIMENT, profile=profile)
+    made = runs.run(config, lambda one: run_bounds(one, say=say), experiment=EXPERIMENT, profile=profile)
+    forget(config)
+    return made
 
 
 def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:

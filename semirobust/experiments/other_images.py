@@ -40,6 +40,7 @@ def run_config(
         experiment=EXPERIMENT,
         profile=profile,
     )
+    feature_bounds.forget(plan(config, layers).bounds)
     return _as_bounds(found)
 
 

@@ -13,7 +13,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -207,10 +207,7 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
             audited=config.audited,
         )
         found[layer] = {
-            **search.curve.record(),
-            "pairs": search.epsilon.size,
-            "searched": int(search.searched.sum()),
-            "audit": asdict(search.audit),
+            **search.record(),
             "units": part.units,
             "rank": float(np.median(local_rank(part, np.concatenate([positive, negative])))),
             "seconds": round(time.perf_counter() - started, 3),
