@@ -32,6 +32,7 @@ SMALL = 64  # networks of at most so many units are small
 STARTS = (24, 1)  # small, large
 AGAIN = ((1, 1), (2, 2))  # so many more starts, with so many times the iterations, where nothing was found
 PROGRAMS = (200, 12)  # small, large: patterns tried in one descent
+PATIENCE = (200, 2)  # small, large: so many of them in a row may fail to help
 GAIN = 1e-9  # relative: less is no improvement
 
 
@@ -143,6 +144,7 @@ class _Search:
             rule="repaired" if self._small else "quick",
             start=start,
             max_programs=PROGRAMS[not self._small],
+            patience=PATIENCE[not self._small],
             solver=self._polisher,
         )
 

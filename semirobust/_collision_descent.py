@@ -144,12 +144,14 @@ def descend(
     rule: Rule = "repaired",
     start: Pattern | None = None,
     max_programs: int = 200,
+    patience: int = 200,
     solver: Solver = solve,
 ) -> Descent:
     """The descent of one pair, u and v [d], from the pattern of the midpoint or a given one.
 
     rule: "quick" leaves out the second of the steps of "repaired", which rarely helps; it stops in the same
         places.
+    patience: so many patterns in a row may fail to help.
     """
     pattern = network.pattern((u + v) / 2) if start is None else start
     cell = solver(network, u, v, pattern)
@@ -158,10 +160,11 @@ def descend(
         return Descent((), (), "unsolved", programs)
     patterns, cells = [pattern], [cell]
     while True:
+        failed = 0
         for candidate in _neighbours(network, pattern, cell, rule):
             if candidate.key() in seen:
                 continue
-            if programs == max_programs:
+            if programs == max_programs or failed == patience:
                 return Descent(tuple(patterns), tuple(cells), "limit", programs)
             seen.add(candidate.key())
             found = solver(network, u, v, candidate)
@@ -171,6 +174,7 @@ def descend(
                 patterns.append(pattern)
                 cells.append(cell)
                 break
+            failed += 1
         else:
             return Descent(tuple(patterns), tuple(cells), "stopped", programs)
 

@@ -55,3 +55,20 @@ def test_they_are_stored_under_their_own_name(config: feature_bounds.BoundsConfi
     assert other_images.stored(config, ("linear_1",), "quick") is None
     assert feature_bounds.stored(config, "quick") is None
     assert stored.config["network"]["dataset"] == "digits" and stored.config["audited"] == 0
+
+
+def test_a_run_makes_what_the_notebooks_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str, tuple[str, ...]]] = []
+
+    def kept(config: feature_bounds.BoundsConfig, layers: tuple[str, ...], profile: str, **_: object) -> None:
+        made.append((config.network.dataset, config.network.label, layers))
+
+    monkeypatch.setattr(other_images, "run_config", kept)
+    other_images.run("reference")
+    assert len(made) == len(set(made)) and {dataset for dataset, _, _ in made} == {"mnist", "fashion_mnist"}
+    for dataset in ("mnist", "fashion_mnist"):
+        for name in feature_bounds.EVERY_LAYER:
+            label = feature_bounds.deep("reference", dataset, name).network.label
+            assert (dataset, label, tuple(feature_bounds.NAMES)) in made
+    known = feature_bounds.deep("reference", "mnist", "fcnn-trades-2")
+    assert ("mnist", known.network.label, known.layers) in made

@@ -21,6 +21,7 @@ EXPERIMENTS = (
     "prediction",
     "table_2",
     "feature_bounds",
+    "other_images",
     "ceiling",
 )
 

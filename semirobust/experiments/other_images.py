@@ -15,6 +15,17 @@ from semirobust.experiments.feature_bounds import BoundsConfig, Say
 
 EXPERIMENT = "feature_bounds_other_images"
 
+#: network -> the layers that notebooks 24 to 26 read from other images, too
+LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
+    **dict.fromkeys(feature_bounds.EVERY_LAYER, (tuple(feature_bounds.NAMES), ("input", "linear_1"))),
+    "fcnn-trades-2": (("linear_1", "relu_2"),),
+    **{
+        f"{width}-{training}": (("input", "linear_1"),)
+        for width in ("fcnn_small", "fcnn_smaller")
+        for training in ("benign", "pgd-2")
+    },
+}
+
 
 @dataclass(frozen=True)
 class OtherImages:
@@ -42,6 +53,16 @@ def run_config(
     )
     feature_bounds.forget(plan(config, layers).bounds)
     return _as_bounds(found)
+
+
+def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+    """All bounds from other images of a profile."""
+    return [
+        run_config(feature_bounds.deep(profile, dataset, network), layers, profile, say=say)
+        for dataset in feature_bounds.SCALES[runs.check_profile(profile)].datasets
+        for network, choices in LAYERS.items()
+        for layers in choices
+    ]
 
 
 def stored(config: BoundsConfig, layers: tuple[str, ...], profile: str) -> runs.Record | None:
