@@ -192,8 +192,9 @@ while blocks:
 # %% [markdown]
 # ## The certificate: any feasible q proves something
 #
-# $CE^\star\ge\sum_v p_v\big(1+\ln\frac{x(v)+w_v}{p_v}\big)-\sum_e x_e-\sum_v w_v$ for any $x, w\ge0$ (the
-# Lagrangian, minimised over $q$). `certify` takes $q$ alone and finds $x$ by one flow. Walk from the constant
+# $CE^\star\ge\sum_v p_v\big(1+\ln\frac{x(v)+w_v}{p_v}\big)-\sum_e x_e-\sum_v w_v$ for any $x, w\ge0$, with
+# $x(v)$ the sum of $x_e$ over the edges at $v$ and $w_v$ the multiplier of $q_v\le1$ (the Lagrangian, minimised
+# over $q$). `certify` takes $q$ alone and finds $x$ by one flow. Walk from the constant
 # $q=\frac12$ to the optimum: both ends of the interval are proved at every step, and they meet at the
 # optimum.
 

@@ -18,7 +18,8 @@
 # to the same features. With ReLUs the paper on fixed feature extractors searches for it by a descent over
 # activation patterns (its section 3.2, Algorithms 1 and 2). This notebook draws its Figure 1, shows on four
 # small networks that the printed stopping rule misses cheaper neighbours and on a fifth that a descent ends
-# in a local minimum, proves what the search does guarantee, and solves 64 pairs of digits by a batched method.
+# in a local minimum, proves what the search does guarantee, and solves 64 pairs of digits by a batched
+# splitting method (the alternating direction method of multipliers, *admm* below).
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -154,8 +155,8 @@ plt.show()
 # find such pairs", section 3.2 says, the minimum is inside the polytope or no adjacent one helps. Four
 # counterexamples, and a fifth network where the statement holds but the minimum is only local:
 #
-# 1. *Multipliers are not unique.* For an open unit both sign constraints say the same, since $p_j = p'_j$:
-# only $z_j + z'_j$ is determined. A solver that ends in a vertex puts it all on one, and the test fails.
+# 1. *Multipliers are not unique.* For an open unit both sign constraints say the same, since its
+# pre-activations $p_j$ at $\tilde u$ and $p'_j$ at $\tilde v$ are equal: only $z_j + z'_j$ is determined. A solver that ends in a vertex puts it all on one, and the test fails.
 # 2. *A slack end.* Where only one end pays, the multipliers of the other are all zero.
 # 3. *Flipping all is worse than flipping one.* Two opposite units: 5 with both flipped, 1 with the first.
 # 4. *Two layers.* Flipping all flagged hidden units gains nothing, flipping one of them does.
@@ -236,7 +237,7 @@ axis.set(xscale="log", xlim=(0.97, 6), ylim=(4.6, -0.6), xlabel="budget found / 
 axis.set_xticks([1, 1.2, 1.5, 2, 3, 5], ["1", "1.2", "1.5", "2", "3", "5"])
 axis.set_xticks([], minor=True)
 axis.set_yticks(range(5), list(table))
-axis.set_title("The printed rule stops beside cheaper patterns")
+axis.set_title("The printed rule can stop beside cheaper patterns (1 to 4)")
 fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 shown = {name: {method: round(eps, 6) for method, eps in row.items()} for name, row in table.items()}
 figures.save_figure(fig, "22_stopping", profile=profile, data=shown, notebook="22_relu_collisions")
@@ -381,8 +382,9 @@ plt.show()
 # %% [markdown]
 # ## What to believe
 #
-# - Every budget here is an upper bound on $\varepsilon^*$ with a proved collision behind it. It can only
-# make the conflict graph too small, so the lower bounds on the loss stay valid.
+# - Every budget of `find_collisions` is an upper bound on $\varepsilon^*$ with a proved collision behind it. It
+#   can only make the conflict graph too small, so the lower bounds on the loss stay valid. (The columns of the
+#   two rules in the small cases are the values of the cone solver.)
 # - The printed stopping rule depends on the solver and can stop beside a cheaper pattern. The repaired one
 # stops only where no single flip helps. On random weights, without ties, that changed little. Neither rule
 # finds the global minimum in general.

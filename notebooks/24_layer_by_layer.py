@@ -60,8 +60,8 @@ NOTEBOOK = "24_layer_by_layer"
 #   is what that layer costs.
 # * Behind ReLUs the conflicts are those that a search found and proved. There may be more, so those curves
 #   can only be too low.
-# * How many images, and which budgets, is our choice; the paper prints neither, nor any number of these
-#   figures.
+# * How many images, and which budgets, is our choice; the text of the paper names neither, nor any number of
+#   these figures.
 
 # %% tags=["nbval-ignore-output"]
 records, bounds = {}, {}
@@ -149,11 +149,11 @@ def figure_costs(place):
             label = "other images" if shift > 0 else None
             axis.plot(other, heights, "D", ms=5, mfc="white", mec="black", ls="", label=label, clip_on=False)
     axis.set_yticks(range(4), [NAMES[layer] for layer in own])
-    axis.set(xlim=(0, None), ylim=(3.5, -0.5), xlabel="budget lost, mean over all losses (pixels)")
+    axis.set(xlim=(0, None), ylim=(3.5, -0.5), xlabel=r"mean budget lost ($\ell_2$, pixels in [0, 1])")
     axis.legend(loc="lower right")
     axis.grid(visible=False, axis="y")
-    size = bound_figures.scale(place[1], bounds[*place, name]["input"])
-    axis.set_title(f"The {NAMES[max(own, key=own.get)]} gives away the most ({size})")
+    step, size = NAMES[max(own, key=own.get)], bound_figures.scale(place[1], bounds[*place, name]["input"])
+    fig.suptitle(f"The {step} gives away the most ({size})", fontsize=10, fontweight="bold")
     return fig
 
 
@@ -168,11 +168,10 @@ plt.show()
 # ## Other images, and more of them
 #
 # The same curves from the next images of each class, and the exact curve behind the first linear layer from
-# all images (up to 5,000 a class). Other images move all curves together, so a step between two layers
-# changes less than a curve does: compare networks and layers on the same images only. More images give a
-# higher bound on average: take the $q$ that is optimal for all of them; on a random part it is still
-# allowed, and its loss there is on average the bound of all. So the bound of a part is on average at most
-# that.
+# all images (up to 5,000 a class). The curves need not move together, least of all that of the images with
+# those behind the layers: compare networks and layers on the same images only. More images give a higher
+# bound on average: take the $q$ that is optimal for all of them; on a random part it is still allowed, and
+# its loss there is on average the bound of all. So the bound of a part is on average at most that.
 
 # %% tags=["nbval-ignore-output"]
 place = shown[0]
@@ -192,9 +191,8 @@ for axis, name in zip(axes, TRAININGS, strict=True):
     bound_figures.finish(axis, [*own.values(), *other.values(), every], LOSS, title=TRAININGS[name])
     axis.label_outer()
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-fig.suptitle(
-    "Other images move all curves together, the steps between them less", fontsize=10, fontweight="bold"
-)
+title = f"The same bounds from other images ({bound_figures.scale(place[1], own['input'])})"
+fig.suptitle(title, fontsize=10, fontweight="bold")
 sources = [*(records[*place, name] for name in TRAININGS), *many.values()]
 figures.save_figure(fig, "24_other_images", profile=place[0], sources=sources, notebook=NOTEBOOK)
 plt.show()
@@ -245,7 +243,8 @@ for name, training in TRAININGS.items():
 #
 # One guess remains. Among those pairs, the ones that look too distant to collide at that budget are skipped,
 # by a fit to the pairs that were searched. Skipping cannot make a bound wrong, only too low. The audit
-# searches random skipped pairs; *missed* are those that were conflicts and would have mattered. The last
+# searches random skipped pairs (they count as searched, too); *missed* are those that were conflicts and would
+# have mattered. The last
 # column is the upper end of a 95 % interval for the share missed.
 
 # %% tags=["nbval-ignore-output"]
@@ -320,10 +319,12 @@ for depth, layer in ((1, "first ReLU"), (2, "second ReLU")):
 # %% [markdown]
 # ## The statements of the paper
 #
-# In the order of its section 4.2, with the budget lost by benign training and by PGD at 2. *Noise* is how
-# much such a number changes with other images, the larger of both trainings, on the data of this profile.
-# The cost of the first linear layer is exact. That of the first ReLU is at least what is shown. Behind it
-# both curves are lower bounds: their difference is what the search sees of a layer.
+# In the order of its section 4.2, with the budget lost by benign training and by PGD at 2. The paper judges
+# by "how much larger the corresponding lower bounds are", so its comparison of both networks is judged by
+# the largest rise, too. *Noise* is how much a budget lost changes with other images, the larger of both
+# trainings, where that was run. The cost of the first linear layer is exact. That of the first ReLU is at
+# least what is shown. Behind it both curves are lower bounds: their difference is what the search sees of a
+# layer. The last line is our question.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -333,40 +334,45 @@ def lost(made, place):
     return {step: np.array([one[step] for one in found]) for step in found[0]}
 
 
-def statements(place):
+def statements(place, noise):
     """(statement, its parts, numbers) for one data set."""
     steps = lost(bounds, place)
     first, relu_1, linear_2, relu_2 = steps.values()
-    text = {
-        step: f"{pair[0]:z.3f} and {pair[1]:z.3f} px, noise {noise[step]:.3f}" for step, pair in steps.items()
-    }
+    text = {step: f"{pair[0]:z.3f} and {pair[1]:z.3f} px" for step, pair in steps.items()}
+    text |= {step: f"{text[step]}, noise {value:.3f}" for step, value in noise.items()}
+    pairs = [[bounds[*place, name][layer] for layer in ("relu_2", "linear_2")] for name in TRAININGS]
+    rises = [bound_figures.gap(*pair, LOSS).above for pair in pairs]
     leads = [bound_figures.gap(*(bounds[*place, n][layer] for n in TRAININGS), LOSS) for layer in steps]
     worst, best = min(lead.below for lead in leads), max(lead.above for lead in leads)
-    yield "the first ReLU contributes significantly", relu_1 > noise["relu_1"], text["relu_1"]
-    yield "the first ReLU costs the most", relu_1 > first, f"first linear layer {text['linear_1']}"
+    yield "the first ReLU contributes significantly", relu_1 > noise.get("relu_1", 0), text["relu_1"]
     yield "the second linear layer adds little", linear_2 < relu_1 / 10, text["linear_2"]
-    yield "the second ReLU has a measurable impact", relu_2 > noise["relu_2"], text["relu_2"]
-    yield "and more so for the benign network", relu_2[:1] > relu_2[1:], text["relu_2"]
-    text = f"benign bound minus PGD bound from {worst:z.3f} to {best:.3f} nats"
-    yield "layers trained with PGD are more robust, at every budget", [worst >= -1e-9], text
+    yield "the second ReLU has a measurable impact", relu_2 > noise.get("relu_2", 0), text["relu_2"]
+    more = f"{text['relu_2']}; largest rise {rises[0]:.3f} and {rises[1]:.3f} nats"
+    yield "and more so for the benign network", [relu_2[0] > relu_2[1], rises[0] > rises[1]], more
+    both = f"benign bound minus PGD bound from {worst:z.3f} to {best:.3f} nats"
+    yield "layers trained with PGD are more robust, at every budget", [worst >= -1e-9], both
+    yield "(ours) the first ReLU costs more than the first layer", relu_1 > first, text["linear_1"]
 
 
 # %% tags=["nbval-ignore-output"]
-changes = [lost(made, shown[0]) for made in (bounds, again)]
-noise = {step: np.abs(changes[0][step] - changes[1][step]).max() for step in changes[0]}
 for place in shown:
+    noise, measured = {}, all((*place, name) in again for name in TRAININGS)
+    if measured:
+        own, other = (lost(made, place) for made in (bounds, again))
+        noise = {step: np.abs(own[step] - other[step]).max() for step in own}
     print(*place)
-    for statement, parts, numbers in statements(place):
+    for statement, parts, numbers in statements(place, noise):
         verdict = "true" if np.all(parts) else "mixed" if np.any(parts) else "false"
         print(f"  {verdict:5s} {statement}: {numbers}")
 
 # %% [markdown]
 # ## What to believe
 #
-# * On digits most of what the network loses is lost in its first matrix: exact for these images, for benign
-#   training and for PGD.
-# * Its ReLU comes next, and costs far more than all that follows, as the paper says. What a ReLU has closed,
-#   the next matrix need not remove.
+# * The first matrix loses the most: exact for these images, for benign training and for PGD.
+# * Its ReLU comes next, and contributes significantly, as the paper says: more than all that follows. What a
+#   ReLU has closed, the next matrix need not remove: the second linear layer costs nothing that is seen.
+# * The second ReLU has a measurable impact on MNIST and Fashion-MNIST, and hardly any on digits. It is larger
+#   for benign training, as the paper says, on Fashion-MNIST; on MNIST that depends on how it is measured.
 # * That later layers cost little is what the search sees. A lower bound that hardly rises does not prove
 #   that the loss hardly rises. A better search can only raise the curves behind ReLUs; Auto-PGD is not one.
 # * A bound holds for every classifier behind its layer, so for the rest of this network too. It says nothing

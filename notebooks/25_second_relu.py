@@ -12,13 +12,12 @@
 # ---
 
 # %% [markdown]
-# # Behind the second ReLU: too large a training budget costs robustness at small budgets
+# # Too large a training budget costs robustness at small budgets: proved for the first layer, seen at the last
 #
 # Figures 5 and 10 of the paper on fixed feature extractors bound the loss of every classifier behind the
 # second ReLU, the last layer before the logits, for all ways of training. This notebook draws them beside
 # the bounds behind the first linear layer, and tests two statements: that a network trained at a larger
-# budget can be
-# *less* robust at smaller ones, and that PGD and TRADES differ in their first linear layer and hardly behind
+# budget can be *less* robust at smaller ones, and that PGD and TRADES differ in their first linear layer and hardly behind
 # the second ReLU.
 
 # %% tags=["parameters"]
@@ -57,7 +56,7 @@ NOTEBOOK = "25_second_relu"
 #
 # Training at a large budget can fail. Accuracy in training is that of the last epoch, under the attack of the
 # training for PGD and on clean images for the others. Networks below 0.6 are marked as not learnt: their
-# layers say little about a way of training. Number of images and budgets are ours; the paper prints neither.
+# layers say little about a way of training. Number of images and budgets are ours; the text of the paper names neither.
 
 # %% tags=["nbval-ignore-output"]
 records, bounds, images, learnt, marks = {}, {}, {}, {}, {}
@@ -126,8 +125,8 @@ for place in records:
 # The paper: "layers of a network robustly trained using higher values of $\epsilon_{train}$ can be *less*
 # robust than those using a lower value, when the value of $\epsilon$ at which evaluation is performed is
 # less than the higher $\epsilon_{train}$". For each pair of training budgets, the bound of the larger minus
-# that of the smaller. Above zero the network trained at the larger budget is behind. Thin: one of the two
-# did not learn.
+# that of the smaller. Above zero the network trained at the larger budget is behind: proved on the left, as
+# far as losses are known on the right. Thin: one of the two did not learn.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -149,9 +148,7 @@ def figure_larger(place):
         axis.set_xlim(bound_figures.span([*made.values(), *bounds[place, "relu_2"].values()], CE))
     axes[0].set_ylabel("difference of the bounds (nats)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    title = (
-        f"Above zero, the larger training budget is behind ({bound_figures.scale(place[1], images[place])})"
-    )
+    title = f"Above zero, the larger training budget has the higher bound ({bound_figures.scale(place[1], images[place])})"
     fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
 
@@ -191,8 +188,8 @@ for place in records:
 #
 # Area between the curves of both at the same training budget, over $\ln 2$: by how much their budgets
 # differ, on average over all losses, in pixels. *Noise*: by how much the difference of the two curves at
-# training budget 2 changes with other images (the next ones of each class), measured in the same way. At one
-# training budget only: two more searches of all images cost more than the rest of this notebook.
+# training budget 2 changes with other images (the next ones of each class), measured in the same way, where
+# that was run.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -225,27 +222,33 @@ def difference(made, layer):
     return made[layer]["pgd-2"].loss(CE) - made[layer]["trades-2"].loss(CE)
 
 
-place = next(iter(records))
-again = {layer: {} for layer in LAYERS}
-for name, layers in {"pgd-2": tuple(feature_bounds.NAMES), "trades-2": tuple(LAYERS)}.items():
-    record = other_images.run_config(feature_bounds.deep(*place, f"fcnn-{name}"), layers, place[0])
-    for layer in LAYERS:
-        again[layer][name] = bound_figures.bound(record, layer)
-own = {layer: bounds[place, layer] for layer in LAYERS}
 noise = {}
-for layer, title in LAYERS.items():
-    change = np.abs(difference(own, layer) - difference(again, layer))
-    noise[layer] = np.trapezoid(change, images[place].budgets) / images[place].guessing(CE)
-    both = [apart(made[layer]["pgd-2"], made[layer]["trades-2"]) for made in (own, again)]
-    text = f"{both[0]:.3f} px apart, with other images {both[1]:.3f}; noise {noise[layer]:.3f}"
-    print(f"{title}, trained at 2: {text}")
+for place in records:
+    read = other_images.run_config if place[0] == profile else other_images.stored
+    others = {
+        name: read(
+            feature_bounds.deep(*place, f"fcnn-{name}"), other_images.LAYERS[f"fcnn-{name}"][0], place[0]
+        )
+        for name in ("pgd-2", "trades-2")
+    }
+    if None in others.values():
+        print(f"{place[1]}: other images not run")
+        continue
+    own = {layer: bounds[place, layer] for layer in LAYERS}
+    again = {k: {n: bound_figures.bound(record, k) for n, record in others.items()} for k in LAYERS}
+    for layer, title in LAYERS.items():
+        change = np.abs(difference(own, layer) - difference(again, layer))
+        found = noise[place, layer] = np.trapezoid(change, images[place].budgets) / np.log(2)
+        both = [apart(made[layer]["pgd-2"], made[layer]["trades-2"]) for made in (own, again)]
+        text = f"{both[0]:.3f} px apart, with other images {both[1]:.3f}; noise {found:.3f}"
+        print(f"{place[1]}, {title}, trained at 2: {text}")
 
 # %% [markdown]
 # ## Few pairs searched
 #
 # Behind the ReLU only pairs are searched that can move the bound; notebook 24 says why that is enough and
-# what the audit measures. *Missed*: skipped pairs that were searched after all and turned out to be
-# conflicts that matter.
+# what the audit measures. *Missed*: skipped pairs that were searched after all (*audited*, counted as
+# searched too) and turned out to be conflicts that matter.
 
 # %% tags=["nbval-ignore-output"]
 rows = []
@@ -279,10 +282,10 @@ def statements(place, layer):
     own = {name: float(name.rpartition("-")[2]) for name in robust}
     gains = {name: made["benign"].at(at, CE) - robust[name].at(at, CE) for name, at in own.items()}
     text = ", ".join(f"{name} {gain:+.3f}" for name, gain in gains.items())
-    yield "more robust than benign at the budget of the training", [g > -1e-9 for g in gains.values()], text
+    yield "not behind benign at the budget of the training", [g > -1e-9 for g in gains.values()], text
     found = {k[2:]: v for k, v in reversals.items() if k[:2] == (place, layer) and set(k[2:]) <= set(made)}
     text = ", ".join(f"{large} over {small} {v[1]:+.3f}" for (large, small), v in found.items())
-    yield "behind the smaller training budget, by 2 images or more", [v[2] >= 2 for v in found.values()], text
+    yield "behind the smaller training budget, by 3 images or more", [v[2] >= 3 for v in found.values()], text
 
 
 # %% tags=["nbval-ignore-output"]
@@ -295,24 +298,26 @@ for place in records:
     linear, relu = (
         [row["apart"] for row in table[place] if row["layer"] == name] for name in LAYERS.values()
     )
-    differ = [value > noise["linear_1"] for value in linear]
     closer = [after < before / 2 for before, after in zip(linear, relu, strict=True)]
     print(f"{place[1]}, PGD against TRADES at 1, 2, 3")
-    print(f"  in {sum(differ)} of 3: they differ at the first linear layer by more than noise")
-    print(f"  in {sum(closer)} of 3: the difference is less than half of that behind the second ReLU")
+    for layer, values in zip(LAYERS, (linear, relu), strict=True):
+        if (place, layer) in noise:
+            differ = sum(value > noise[place, layer] for value in values)
+            print(f"  in {differ} of 3: they differ at the {LAYERS[layer]} by more than noise")
+    print(f"  in {sum(closer)} of 3: the difference behind the second ReLU is less than half of that before")
 
 # %% [markdown]
 # ## What to believe
 #
 # * A network trained at a larger budget can be less robust at smaller ones. Behind the first linear layer
 #   this is exact: the best classifier on these features is worse, on these images.
-# * On digits "benign is least robust" depends on the budget of the attack: the networks trained at 3 are
-#   behind it at small ones, and PGD at 1 is about where it is. At the budget that it was trained for, no
-# network is behind it.
-# * On digits PGD and TRADES differ where they are trained at 1, as much behind the second ReLU as behind the
-#   first linear layer, and at 2 and 3 in neither. That is not the paper's picture; but digits are not its
-# data.
-# * Seven networks, one seed each, and 40 images a class: a difference of one or two images is no finding.
+# * On MNIST benign training is the least robust behind the first linear layer at every budget: exact, for
+#   these images. Behind the second ReLU as well, but for an image or two. On digits it depends on the budget
+#   of the attack: the networks trained at 3 are behind it at small ones, PGD at 1 at medium ones.
+# * PGD and TRADES do not end alike. On MNIST they are further apart behind the second ReLU than behind the
+#   first linear layer, at each training budget, with PGD ahead from 2 on. That is the opposite of what the
+#   paper says; on digits the second ReLU changes little.
+# * Seven networks, one seed each: a difference of one or two images is no finding.
 #
 # ## Change one number and run again
 #

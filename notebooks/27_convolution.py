@@ -46,7 +46,7 @@ CE, ZERO_ONE = bound_figures.LOSSES
 # than the input dimension for the datasets we consider, the linear convolutional layer does not lead to an
 # increase in the lower bound". The bounds below are lower bounds on the loss of every classifier behind the
 # layer, on training images (3 against 7, or dress against sneaker, up to 5,000 of each class), exact up to
-# rounding: all pairs, closed form. The paper prints no numbers for this figure.
+# rounding: all pairs, closed form. The text of the paper gives no numbers for this figure.
 
 # %% tags=["nbval-ignore-output"]
 SHOWN = ("cnn-benign", "cnn-pgd-2", "cnn-trades-2", "fcnn-benign", "fcnn-pgd-2")
@@ -129,7 +129,7 @@ display(Markdown(figures.markdown_table(rows, columns, {"numbers": ",", "ratio":
 # ## What a lower rank costs
 #
 # The same trained filters, fewer of them. Behind one filter, 576 numbers are left of 784, and the bound
-# rises; six copies of it are no better.
+# rises; six copies of it are no better. Two filters keep 752, enough for these images.
 
 # %% tags=["nbval-ignore-output"]
 points = feature_bounds.points(feature_bounds.linear(where, dataset, "cnn-benign"))
@@ -148,7 +148,7 @@ for name, curve in curves.items():
     label = f"{name} (rank {ranks[name]})"
     axis.plot(grid, curve.cross_entropy_nats, color=figures.COLORS[looks[name]], label=label, **line)
 axis.set(xlim=(1, 4.5) if dataset == "digits" else (1.5, 5.5), ylim=(0, None), xlabel=bound_figures.BUDGET)
-axis.set(ylabel=bound_figures.LOSSES[CE], title="Fewer independent numbers, less robust")
+axis.set(ylabel=bound_figures.LOSSES[CE], title="A low rank costs, and copies of a filter do not raise it")
 axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 numbers = {"budgets": list(grid), "ranks": ranks}
 numbers["cross_entropy_nats"] = {name: list(curve.cross_entropy_nats) for name, curve in curves.items()}
@@ -158,7 +158,8 @@ plt.show()
 # %% [markdown]
 # ## Beyond the paper: where is the first loss?
 #
-# Max-pools and residual connections are left to future work there. Both fit the same search for collisions,
+# The paper leaves max-pools to future work; its framework, it says, can handle skip connections, but it
+# computes none. Both fit the same search for collisions,
 # because $\max(a,b)=(a-b)^++b$ and a shortcut is a set of units that carry a value on: a network with them is
 # compiled into a chain of matrices and ReLUs that computes the same.
 #

@@ -133,7 +133,7 @@ def figure_ceiling(place):
     for (top, bottom), network in zip(axes.T, shown, strict=True):
         ceiling_figures.draw_budgets(top, network)
         ceiling_figures.draw_layers(bottom, network, budget)
-        top.set_title(f"training: {bound_figures.training_name(network.training)}")
+        top.set_title(f"training: {bound_figures.training_name(network.training)}; behind the second ReLU")
         bottom.set_title(rf"layer by layer at $\varepsilon$ = {budget:g}")
     for axis in axes[:, 1]:
         axis.set_ylabel("")
@@ -141,8 +141,7 @@ def figure_ceiling(place):
     handles, labels = (list(chain.from_iterable(parts)) for parts in zip(*keys, strict=True))
     fig.legend(handles, labels, loc="outside lower center", ncols=3)
     n = sum(shown[0].record.metrics["n"])
-    title = "No readout of a layer gets above its ceiling, however it is trained"
-    title += f" ({bound_figures.DATASETS[place[1]]}, {n} images)"
+    title = f"No readout of a layer gets above its ceiling ({bound_figures.DATASETS[place[1]]}, {n} images)"
     fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
 
@@ -159,7 +158,8 @@ plt.show()
 # training of the readout. **Green**: a readout is proved to reach it. **White**: open. The filled markers
 # are attacked readouts: each true value is at the marker or below it. Markers on the lower edge lie below it.
 #
-# The ceiling in numbers, beside the best that any tested readout of the layer is left with:
+# The ceiling in numbers, beside the best that any tested readout of the layer is left with (at least 0, that
+# of the constant readout):
 
 
 # %% tags=["nbval-ignore-output"]
@@ -195,7 +195,8 @@ for (_, dataset), shown in networks.items():
 #   answers finds gradient zero; neighbours have none to follow, so that random perturbations stand in.
 #
 # The collisions know nothing of the readout, and bring every one of them below the ceiling that they prove.
-# Whoever sees the margin behind the answers can do without: PGD on it, printed last, often finds more.
+# (Drawn is the smaller of that and the one from notebook 24, whose collisions were not tried on readouts.)
+# Whoever sees the margin behind the answers can do without: PGD on it, printed last, can find more.
 
 # %% tags=["nbval-ignore-output"]
 suspects, HIDDEN = {}, {"answers": "hard answers", "neighbours": "neighbours"}
@@ -207,7 +208,7 @@ for place, shown in networks.items():
     suspects[place] = found[:3] + blind
     tested = sum(len(network.readouts(layer)) for network in shown for layer in feature_bounds.LAYERS)
     print(
-        f"{place[1]}: {len(found)} of {tested * len(shown[0].budgets)} readouts are above their ceiling under PGD"
+        f"{place[1]}: {len(found)} of {tested * len(shown[0].budgets)} readouts, each at one budget, are above their ceiling under PGD"
     )
     for one in found:
         print(
@@ -234,7 +235,7 @@ for place, found in suspects.items():
 plt.show()
 
 # %% [markdown]
-# The hollow triangle is PGD with more effort. Whoever reports a hollow marker may do so in good faith: PGD
+# Whoever reports a hollow marker here may do so in good faith: PGD
 # ran, and got stuck. The ceiling needs no better attack to tell. The converse fails: below the ceiling an
 # attack can be just as wrong, unnoticed.
 #
@@ -251,7 +252,8 @@ plt.show()
 # ## Change one number and run again
 #
 # At the budget below, collisions of the first ReLU layer are searched now, and tried on three readouts of it:
-# the network itself, its hard answers, and a random one. All stay below the ceiling.
+# the network itself, its hard answers, and a random one. All stay below the ceiling (with fewer collisions than
+# above it can be a little higher).
 
 # %% tags=["nbval-ignore-output"]
 budget = 2.5
