@@ -55,14 +55,20 @@ def run_config(
     return _as_bounds(found)
 
 
-def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+def plans(profile: str) -> list[OtherImages]:
     """All bounds from other images of a profile."""
     return [
-        run_config(feature_bounds.deep(profile, dataset, network), layers, profile, say=say)
+        plan(feature_bounds.deep(profile, dataset, network), layers)
         for dataset in feature_bounds.SCALES[runs.check_profile(profile)].datasets
         for network, choices in LAYERS.items()
         for layers in choices
     ]
+
+
+def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+    """Computes them, where they are not stored."""
+    bounds = [made.bounds for made in plans(profile)]
+    return [run_config(made, made.layers, profile, say=say) for made in bounds]
 
 
 def stored(config: BoundsConfig, layers: tuple[str, ...], profile: str) -> runs.Record | None:
