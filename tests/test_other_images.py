@@ -72,3 +72,20 @@ def test_a_run_makes_what_the_notebooks_read(monkeypatch: pytest.MonkeyPatch) ->
             assert (dataset, label, tuple(feature_bounds.NAMES)) in made
     known = feature_bounds.deep("reference", "mnist", "fcnn-trades-2")
     assert ("mnist", known.network.label, known.layers) in made
+
+
+def test_what_was_searched_stays_until_the_result_is_on_disk(
+    config: feature_bounds.BoundsConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(config, per_class=4, layers=("relu_1",))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("semirobust.runs.storage.write_json", full)
+        with pytest.raises(OSError, match="no space left"):
+            feature_bounds.run_config(small, "quick")
+    assert list(feature_bounds._chunks(small).rglob("*.safetensors"))
+    feature_bounds.run_config(small, "quick")
+    assert not feature_bounds._chunks(small).exists()
