@@ -85,11 +85,12 @@ class Images:
         return self.batch(slice(None))
 
     def batch(self, indices: slice | np.ndarray | torch.Tensor) -> torch.Tensor:
-        """The images at ``indices``, float32 [n, C, H, W] in [0, 1]."""
+        """The images at ``indices``, float32 [n, C, H, W] in [0, 1], contiguous."""
         if isinstance(indices, torch.Tensor):
             indices = indices.numpy()
         pixels = torch.from_numpy(np.array(self.pixels[indices]))  # a copy: a memory map may be read-only
-        return pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+        # with one channel ``contiguous`` would keep the strides of channels_last, which steer convolutions
+        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
     def subset(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> Images:
         """The images at ``indices``, in that order."""

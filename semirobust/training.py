@@ -81,7 +81,7 @@ def epochs(
     Only parameters that require a gradient are trained. With ``checkpoint`` (a .safetensors path) the state
     is written there after each epoch and, if it is there already, taken up from it: finished epochs are not
     yielded again. The model is in training mode while training and is left as found, but for what was learnt
-    (and for channels_last as the layout of its weights in memory).
+    (and for the layout of its weights in memory: channels_last, where that is safe).
 
     Raises ``ValueError`` for labels out of range or a checkpoint of another configuration or network,
     ``TrainingDiverged`` for a loss or a weight that is not finite (the last good checkpoint stays),
@@ -101,7 +101,8 @@ def epochs(
     )
     state = State(model, parameters, optimizer, torch.Generator().manual_seed(config.seed))
     logs: list[EpochLog] = []
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a layout only: faster convolutions
+    layout = _layout(model, device)
+    model.to(memory_format=layout)  # type: ignore[call-overload]
     if checkpoint is not None and checkpoint.exists():
         tensors, logs = _checkpoint.read(checkpoint, config)
         state.restore(checkpoint, tensors)
@@ -113,7 +114,7 @@ def epochs(
             started = time.perf_counter()
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 _seed_dropout(config.seed + 1_000_003 * (epoch + 1), device)
-                loss, accuracy = _epoch(state, view, images, config, epoch, device, checkpoint)
+                loss, accuracy = _epoch(state, view, images, config, epoch, layout, checkpoint)
             if not _finite(model):
                 raise _diverged(f"a weight is not finite after epoch {epoch + 1}", config, checkpoint)
             clean, attacked = _probe(model, view, images, probe, config, device)
@@ -164,6 +165,23 @@ def _check(model: nn.Module, images: Images, config: TrainConfig, device: torch.
     return torch.float32
 
 
+def _layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """channels_last, in which convolutions are faster, unless it is unsafe.
+
+    On the CPU, oneDNN 3.12 (in torch 2.13) writes the weight gradient of a strided 1x1 convolution past its
+    buffer if a channels_last input has fewer channels than a vector register holds numbers, at most 16
+    (uxlfoundation/oneDNN issue 6035): wrong gradients or a crash, in the shortcuts of a narrow ResNet.
+    """
+    unsafe = device.type == "cpu" and any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 16
+        for module in model.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last
+
+
 def _finite(model: nn.Module) -> bool:
     return all(bool(t.isfinite().all()) for t in model.state_dict().values() if t.is_floating_point())
 
@@ -188,11 +206,12 @@ def _epoch(
     images: Images,
     config: TrainConfig,
     epoch: int,
-    device: torch.device,
+    layout: torch.memory_format,
     checkpoint: Path | None,
 ) -> tuple[float, float]:
     """One pass over the training images: (mean loss in nats, accuracy on the inputs trained on)."""
     model, optimizer, generator = state.model, state.optimizer, state.generator
+    device = next(model.parameters()).device
     order = torch.randperm(len(images), generator=generator)
     batches = len(images) // config.batch_size  # the last, partial batch is left out
     total, correct = 0.0, 0
@@ -211,8 +230,8 @@ def _epoch(
             group["lr"] = learning_rate(config, epoch + number / batches)
         model.train()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=view.dtype == torch.bfloat16):
-            logits = model(_channels_last(x)).float()
-            moved = model(_channels_last(beside)).float() if beside is not None else None
+            logits = model(_as(layout, x)).float()
+            moved = model(_as(layout, beside)).float() if beside is not None else None
         loss = F.cross_entropy(logits, labels)
         if isinstance(config.attack, TRADES) and moved is not None:
             loss = loss + config.attack.beta * trades.divergence(moved, logits.log_softmax(1)).mean()
@@ -228,8 +247,10 @@ def _epoch(
     return total / batches, correct / (batches * config.batch_size)
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+def _as(layout: torch.memory_format, x: torch.Tensor) -> torch.Tensor:
+    """A copy: with one channel a tensor counts as contiguous in either layout, and convolutions go by its
+    strides."""
+    return x.clone(memory_format=layout) if x.ndim == 4 else x
 
 
 def _attacked(

@@ -141,6 +141,28 @@ def test_a_single_pixel_under_a_strided_convolution_is_trained_in_float32() -> N
         train(model, digits, training.short(1, batch_size=64, precision="bfloat16"))
 
 
+@pytest.mark.parametrize("channels", [2, 3, 6, 16])
+def test_a_step_follows_the_gradient_of_float64(channels: int) -> None:
+    """In channels_last oneDNN corrupts memory behind a strided 1x1 convolution of few channels."""
+    images = random_images(64, (1, 16, 16))
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, channels, 3, padding=1),
+        nn.Tanh(),  # smooth: rounding cannot switch a unit off
+        nn.Conv2d(channels, 8, 1, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
+    before = copy.deepcopy(model).double()
+    nn.functional.cross_entropy(before(images.images.double()), images.labels).backward()
+    train(model, images, replace(QUICK, epochs=1, batch_size=64, momentum=0.0, attack=None, augment=False))
+    for ours, theirs in zip(model.parameters(), before.parameters(), strict=True):
+        assert theirs.grad is not None
+        step = QUICK.lr * (theirs.grad + QUICK.weight_decay * theirs)
+        torch.testing.assert_close(theirs - ours.double(), step, rtol=1e-3, atol=1e-6)
+
+
 def test_adversarial_training_makes_robust() -> None:
     attack = PGD(0.15, 0.05, 4)
     digits = data.load("digits", "train", limit=640)
