@@ -203,3 +203,19 @@ def test_what_is_planned_and_stored_is_known_without_any_data(name, profile, mon
     if hasattr(module, "run_plan"):
         monkeypatch.setenv("SEMIROBUST_RESULTS", str(tmp_path))
         assert all(module.stored(plan, profile) is None for plan in plans)
+
+
+def test_every_committed_result_is_found_by_a_plan(monkeypatch):
+    """Results are found by the hash of their configuration, which must be the same on every processor."""
+    wanted = set()
+
+    def noted(config, function, *, experiment, profile):
+        path = runs.project_root() / "results" / profile / experiment / f"{runs.config_hash(config)}.json"
+        wanted.add(path)
+        return runs.Record(runs.canonical(config), {}, {}, path)
+
+    monkeypatch.setattr(runs, "run", noted)
+    for name in experiments.EXPERIMENTS:
+        experiments.main(name, "reference")
+    committed = set((runs.project_root() / "results" / "reference").glob("*/*.json"))
+    assert committed and committed <= wanted
