@@ -50,6 +50,8 @@ runs.check_profile(profile)
 # | The dependence $\rho$ recorded after success is what robustness needs | the same dependence before fine-tuning, when the network is not robust; the part of it that shuffled pairs have too; whether it tells success from failure | `09_algorithm_1` |
 # | A linear readout of the layers is robust (Algorithm 2, Table 2) | it is scored on the data it was solved on, under attacks made for another network; what is left otherwise | `15_algorithm_2`, `16_table_2` |
 # | The printed numbers | beside ours; one printed difference is not the difference of its columns, and $Acc^*$ under AutoAttack is above $Acc^*$ under PGD; the library named runs AutoAttack for 10 steps and not 100, so we measure both | `10_table_1` |
+# | The paper's sentences about its tables (Table 3) | each counted in the printed rows; most hold, "deeper layers have higher $\rho$" is upside down | `11_table_3` |
+# | $\rho$ is consistent across attacks and sizes of $f_b$ (Figure 1), differs between data sets and rises in training (Figure 2) | so it is for shuffled pairs and before the network is robust; data sets differ as the caps of the estimator do | `12_figure_1`, `13_figure_2` |
 
 # %% [markdown]
 # ## What the second paper claims, and where it is computed

@@ -185,7 +185,7 @@ probes = [
     for i in (0, 4, 9, 13, 17)
 ]
 
-# %%
+# %% tags=["nbval-ignore-output"]
 attack = {"eps": eps, "step": pair.attack.step, "steps": 10}
 alone = [
     correlation.attacked_margins(probe, test.images, test.labels, **attack)[1].double() for probe in probes
@@ -262,6 +262,5 @@ assert sum(value < sum(gamma) for _, value, _ in rows) == 4
 print("the printed lemma fails in four of the five cases: ok")
 assert normalised_total <= model.gamma_star(1)
 print("on one scale the sum is no more robust than layer 1: ok")
-slack = 0.05 * sum(values.abs() for values in alone) + 1e-3
-assert bool((summed.double() >= sum(alone) - slack).double().mean() > 0.9)
-print("one perturbation is seldom worst for all terms at once: ok")
+assert whole > sum(terms)
+print("attacked as one, the sum of readouts keeps more than its parts promise: ok")

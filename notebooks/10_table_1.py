@@ -17,7 +17,7 @@
 # Printed and measured side by side: the accuracy $Acc^*$ of the adversarially trained network $(f_a^*, f_b^*)$ under AutoAttack,
 # $Acc_{sr}$ of the semirobust $(f_a^*, f_b)$, and $\widetilde{Acc}$ after $f_b$ was fine-tuned with $f_a^*$ frozen. Every number of ours
 # comes from a stored result; every dependence of ours is followed by its shuffled control in brackets, and by the cap of the estimator.
-# The rows of Table 3 (clean, FGSM, PGD) follow.
+# The rows of Table 3 (clean, FGSM, PGD) are in [notebook 11](11_table_3.ipynb).
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -57,14 +57,6 @@ display(Markdown(tables.as_markdown(rows)), Markdown(tables.scales(rows)))
 
 # %% tags=["nbval-ignore-output"]
 print("not run: " + ("; ".join(tables.not_run(profiles)) or "nothing"))
-
-# %% [markdown]
-# ## The rows of Table 3: clean images, FGSM and PGD
-
-# %% tags=["nbval-ignore-output"]
-weaker = tables.side_by_side(profiles, ["none", "fgsm", "pgd"])
-display(Markdown(tables.as_markdown(weaker)))
-
 
 # %% [markdown]
 # ## The table as a picture

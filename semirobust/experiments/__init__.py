@@ -19,6 +19,7 @@ EXPERIMENTS = (
     "known_truths",
     "saturation",
     "prediction",
+    "figure_1",
     "table_2",
     "feature_bounds",
     "other_images",
