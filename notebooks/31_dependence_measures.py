@@ -148,11 +148,9 @@ won, rates = replication.outcomes(records, large.k), replication.rates(records)
 found_small = replication.replicate(small, plan.k, plan.first)
 for name, screening in ((f"first {plan.first}", found_small.first), ("others", found_small.rest)):
     best = min(screening.tests, key=lambda test: 1 if test.p_value is None else test.p_value)
-    words = (
-        "nothing to compare"
-        if best.p_value is None
-        else (f"best: {best.name}, p = {best.p_value:.4f}, after Holm {best.p_holm:.3f}")
-    )
+    words = "no success, or no failure, to compare with"
+    if best.p_value is not None:
+        words = f"best: {best.name}, p = {best.p_value:.4f}, after Holm {best.p_holm:.3f}"
     print(
         f"{profile}, {name}: {screening.successes} successes, {screening.failures} failures, {len(screening.tests)} tests; "
         f"smallest p possible {screening.smallest_p:.5f}, after Holm {screening.smallest_holm:.3f}; {words}"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from semirobust import outputs, sources
@@ -114,7 +115,7 @@ def run(
                 timeout=timeout,
                 threads=threads,
             )
-            for notebook in todo
+            for notebook in (_from_both_ends(todo) if jobs > 1 else todo)
         }
         try:
             while futures:
@@ -131,6 +132,13 @@ def run(
                 future.cancel()
             raise
     return [done[notebook.name] for notebook in chosen]
+
+
+def _from_both_ends(notebooks: Sequence[Notebook]) -> list[Notebook]:
+    """The first, the last, the second, ...: neighbours build on the same runs and would wait for each other."""
+    front, back = (len(notebooks) + 1) // 2, notebooks[::-1]
+    pairs = zip_longest(notebooks[:front], back[: len(notebooks) - front])
+    return [notebook for pair in pairs for notebook in pair if notebook is not None]
 
 
 class _sigterm_interrupts:

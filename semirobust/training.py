@@ -101,7 +101,7 @@ def epochs(
     )
     state = State(model, parameters, optimizer, torch.Generator().manual_seed(config.seed))
     logs: list[EpochLog] = []
-    layout = _layout(model, device)
+    layout = _layout(model, device, dtype)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     if checkpoint is not None and checkpoint.exists():
         tensors, logs = _checkpoint.read(checkpoint, config)
@@ -165,14 +165,14 @@ def _check(model: nn.Module, images: Images, config: TrainConfig, device: torch.
     return torch.float32
 
 
-def _layout(model: nn.Module, device: torch.device) -> torch.memory_format:
+def _layout(model: nn.Module, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
     """channels_last, in which convolutions are faster, unless it is unsafe.
 
-    On the CPU, oneDNN 3.12 (in torch 2.13) writes the weight gradient of a strided 1x1 convolution past its
-    buffer if a channels_last input has fewer channels than a vector register holds numbers, at most 16
-    (uxlfoundation/oneDNN issue 6035): wrong gradients or a crash, in the shortcuts of a narrow ResNet.
+    In float32 on the CPU, oneDNN 3.12 (in torch 2.13) writes the weight gradient of a strided 1x1 convolution
+    past its buffer if a channels_last input has fewer channels than a vector register holds numbers, at most
+    16 (uxlfoundation/oneDNN issue 6035): wrong gradients or a crash, in the shortcuts of a narrow ResNet.
     """
-    unsafe = device.type == "cpu" and any(
+    unsafe = (device.type, dtype) == ("cpu", torch.float32) and any(
         isinstance(module, nn.Conv2d)
         and module.kernel_size == (1, 1)
         and max(module.stride) > 1

@@ -187,6 +187,13 @@ def test_one_failure_stops_no_other(mixed) -> None:
     assert statuses(outcomes) == passed | failed
 
 
+@pytest.mark.parametrize("count", range(8))
+def test_notebooks_start_from_both_ends_in_turn(count: int) -> None:
+    order = driver._from_both_ends(list(range(count)))
+    assert order[::2] == list(range((count + 1) // 2))
+    assert order[1::2] == list(range(count - 1, (count - 1) // 2, -1))
+
+
 def test_each_failure_says_what_and_where(mixed) -> None:
     _, outcomes, _ = mixed
     errors = {outcome.name: outcome.error for outcome in outcomes}

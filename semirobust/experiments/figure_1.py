@@ -66,7 +66,7 @@ def plans(profile: str) -> list[SizeConfig]:
 
 
 def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """ "before" and "after" fine-tuning -> attack -> "accuracy" under it and "dependence" along f_b."""
+    """For "before" and "after" fine-tuning and each attack: "accuracy" under it, "dependence" along f_b."""
     robust = networks.trained(config.pair.robust, say=say)[0]
     standard = networks.trained(config.pair.standard, say=say)[0]
     tuning = config.fine_tuning

@@ -79,7 +79,8 @@ class Plan:
 
     def trial(self, number: int) -> TrialConfig:
         # math, not numpy: its exp ends in other bits on other processors, and stored runs are found by them
-        rate = math.exp(np.random.default_rng(number).uniform(*map(math.log, self.rates)))
+        low, high = (math.log(rate) for rate in self.rates)
+        rate = math.exp(np.random.default_rng(number).uniform(low, high))
         recipe = replace(
             self.pair.robust.train,
             epochs=self.epochs,
