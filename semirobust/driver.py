@@ -135,7 +135,7 @@ def run(
 
 
 def _from_both_ends(notebooks: Sequence[Notebook]) -> list[Notebook]:
-    """The first, the last, the second, ...: neighbours build on the same runs and would wait for each other."""
+    """First, last, second, ...: neighbours build on the same runs, and would wait for each other."""
     front, back = (len(notebooks) + 1) // 2, notebooks[::-1]
     pairs = zip_longest(notebooks[:front], back[: len(notebooks) - front])
     return [notebook for pair in pairs for notebook in pair if notebook is not None]
