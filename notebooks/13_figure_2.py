@@ -193,7 +193,7 @@ for where, outcome in shown:
 # * The differences between data sets are there, and are as large as those of the estimator's caps.
 # * From the first epoch of fine-tuning on, the estimates on CIFAR-10 rise in nearly all layers, as the paper says. But their shuffled controls rise as much or more: the excess is largest
 #   after the first epoch and falls from there on, while the accuracy still rises.
-# * Against the start, before $f_b$ was fine-tuned, the estimates of all twelve layers end *lower* and the excess ends *higher*, by a tenth of a bit of four. So there is something that fine-tuning
+# * Against the start, before $f_b$ was fine-tuned, the estimates of all twelve layers end *lower* and the excess ends *higher*, by the little that is printed above. So there is something that fine-tuning
 #   brings and that depends on the pairing of the layers; it is a small part of $\rho$, and $\rho$ itself does not show it.
 #
 # ## Checks
