@@ -56,8 +56,8 @@ for n_fb, record in sorted(records.items()):
 
 # %%
 def along(record, when, attack, what="bits"):
-    """The dependence (or its control, or its cap) of each pair of layers along f_b, from its first to n."""
-    name = {"bits": "bits", "control": "control_bits", "cap": "cap_bits"}[what]
+    """The dependence (or its control) of each pair of layers along f_b, from its first to n."""
+    name = {"bits": "bits", "control": "control_bits"}[what]
     return np.array([item[name] for item in record.metrics[when][attack]["dependence"]])
 
 
@@ -142,8 +142,8 @@ plt.show()
 # %% [markdown]
 # ## How consistent is consistent?
 #
-# For each pair of layers the largest difference between attacks, and between sizes of $f_b$; their mean over the layers, for the estimate and for its control. Beside it
-# what the control leaves of the estimate: the *excess*, in bits, the only part that the pairing of the layers makes.
+# For each pair of layers the largest difference between attacks, and between sizes of $f_b$; their mean over the layers, for the estimate and for its control. Then how
+# far fine-tuning moves the estimate, and the share of it that shuffled pairs have too.
 
 
 # %%
@@ -195,6 +195,6 @@ print("every dependence has its control and is within its cap: ok")
 after, before = (along(records[12], when, "pgd") for when in ("after", "before"))
 gained = [records[12].metrics[when]["pgd"]["accuracy"]["accuracy"] for when in ("before", "after")]
 assert gained[1] > gained[0] + 0.1 and after.mean() < before.mean() + 0.5
-print("fine-tuning makes the network more robust and not more dependent: ok")
+print("fine-tuning makes the network more robust, and at most half a bit more dependent: ok")
 assert along(records[12], "after", "pgd", "control").sum() > 0.5 * after.sum()
 print("most of the estimate is there for shuffled pairs: ok")
