@@ -30,7 +30,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import figures, layers, rho, runs
+from semirobust import experiments, figures, layers, rho, runs
 from semirobust.experiments import algorithm_1, networks, tables
 
 figures.use_style()
@@ -81,12 +81,8 @@ print(
     f"{plan.trials} trials of {plan.fine_tune.epochs} epochs on {sizes.fine_tune} images; {sizes.test} test images"
 )
 
-others = [
-    (where, stored)
-    for where in ("reference", "paper")
-    for stored in (algorithm_1.stored(candidate, where) for candidate in algorithm_1.plans(where))
-    if stored is not None and stored.plan != plan
-]
+every = experiments.stored_outcomes("algorithm_1", profile)
+others = [(where, stored) for where, stored in every if stored.plan != plan]
 print(
     "also shown: " + (", ".join(f"{where}, {stored.plan.name}" for where, stored in others) or "nothing yet")
 )

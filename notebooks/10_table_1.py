@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, runs
+from semirobust import experiments, figures, runs
 from semirobust.experiments import algorithm_1, tables
 
 figures.use_style()
@@ -112,10 +112,7 @@ def figure_table(outcome):
 
 
 # %% tags=["nbval-ignore-output"]
-shown = [(profile, outcome) for outcome in outcomes]
-for other in profiles[1:]:
-    found = (algorithm_1.stored(candidate, other) for candidate in algorithm_1.plans(other))
-    shown += [(other, stored) for stored in found if stored is not None]
+shown = experiments.stored_outcomes("algorithm_1", profile)
 for where, stored in shown:
     fig, name = figure_table(stored), f"10_table_1_{stored.plan.name}"
     numbers = tables.our_rows(stored, ["none", "fgsm", "pgd", "autoattack"], reading="sound", profile=where)

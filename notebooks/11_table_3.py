@@ -28,13 +28,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, runs
+from semirobust import experiments, figures, runs
 from semirobust.experiments import algorithm_1, tables
 
 figures.use_style()
 runs.check_profile(profile)
 profiles = list(dict.fromkeys([profile, "reference", "paper"]))
-outcomes = [algorithm_1.run_plan(plan, profile) for plan in algorithm_1.plans(profile)]
+for plan in algorithm_1.plans(profile):
+    algorithm_1.run_plan(plan, profile)
 
 # %% [markdown]
 # ## The rows, printed and ours
@@ -83,8 +84,7 @@ def draw_differences(axis, rows, colour, shift, label):
 
 
 # %% tags=["nbval-ignore-output"]
-kept = [(where, plan) for where in profiles for plan in algorithm_1.plans(where)]
-stored = [(where, found) for where, plan in kept if (found := algorithm_1.stored(plan, where)) is not None]
+stored = experiments.stored_outcomes("algorithm_1", profile)
 fig, axis = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
 draw_differences(axis, printed, "printed", -0.25, "printed, all networks")
 for (where, found), colour, shift in zip(stored, ("ours", "other", "clean"), (0.0, 0.12, 0.24), strict=False):

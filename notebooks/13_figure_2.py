@@ -25,17 +25,13 @@ profile = "quick"
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import figures, runs
+from semirobust import experiments, figures, runs
 from semirobust.experiments import algorithm_1, tables
 
 figures.use_style()
 runs.check_profile(profile)
 outcomes = [algorithm_1.run_plan(plan, profile) for plan in algorithm_1.plans(profile)]
-shown = [(profile, outcome) for outcome in outcomes]
-for where in ("reference", "paper"):
-    if where != profile:
-        found = (algorithm_1.stored(plan, where) for plan in algorithm_1.plans(where))
-        shown += [(where, outcome) for outcome in found if outcome is not None]
+shown = experiments.stored_outcomes("algorithm_1", profile)
 print("printed, with " + "; ".join(f"{where}, {outcome.plan.name}" for where, outcome in shown))
 
 # %% [markdown]

@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, rho, runs
+from semirobust import experiments, figures, rho, runs
 from semirobust.experiments import table_2
 
 figures.use_style()
@@ -59,12 +59,12 @@ for row in printed:
 # Accuracies are in per cent; under attack they are upper bounds on robust accuracy.
 
 # %% tags=["nbval-ignore-output"]
-outcomes = {(profile, plan.name): table_2.run_plan(plan, profile) for plan in table_2.plans(profile)}
+for plan in table_2.plans(profile):
+    table_2.run_plan(plan, profile)
+outcomes = {
+    (where, found.plan.name): found for where, found in experiments.stored_outcomes("table_2", profile)
+}
 profiles = list(dict.fromkeys([profile, "reference", "paper"]))
-for where in profiles[1:]:
-    for plan in table_2.plans(where):
-        if (found := table_2.stored(plan, where)) is not None:
-            outcomes[where, plan.name] = found
 
 
 def side_by_side(readout, *, with_printed):

@@ -205,6 +205,21 @@ def test_what_is_planned_and_stored_is_known_without_any_data(name, profile, mon
         assert all(module.stored(plan, profile) is None for plan in plans)
 
 
+def test_stored_outcomes_come_with_their_profile_the_one_asked_for_first(monkeypatch):
+    calls = []
+
+    def stored(plan, where):
+        calls.append((where, plan.name))
+        return f"outcome of {plan.name}" if plan.name == "cifar10-width16" else None
+
+    monkeypatch.setattr(algorithm_1, "stored", stored)
+    found = experiments.stored_outcomes("algorithm_1", "paper")
+    assert found == [("reference", "outcome of cifar10-width16")]
+    assert calls == [(where, p.name) for where in ("paper", "reference") for p in algorithm_1.plans(where)]
+    with pytest.raises(ValueError, match="unknown profile"):
+        experiments.stored_outcomes("algorithm_1", "fast")
+
+
 def test_every_committed_result_is_found_by_a_plan(monkeypatch):
     """Results are found by the hash of their configuration, which must be the same on every processor."""
     wanted = set()

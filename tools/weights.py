@@ -1,11 +1,13 @@
-"""Write the networks to commit from the cache, in half precision: python tools/weights.py
+"""Write a pair of networks to commit from the cache, in half precision: python tools/weights.py [PAIR]
 
+PAIR is a name in ``networks.PAIRS["reference"]`` whose networks have a name in ``networks.COMMITTED``.
 Experiments measure these networks after the same rounding, whether they come from the cache or from
 ``weights/``.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from semirobust import runs, storage
@@ -14,8 +16,8 @@ from semirobust.experiments import networks
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 
 
-def main() -> None:
-    pair = networks.PAIRS["reference"]["cifar10"]
+def main(pair_name: str = "cifar10-width16-seed1") -> None:
+    pair = networks.PAIRS["reference"][pair_name]
     for config in (pair.standard, pair.robust):
         name = networks.COMMITTED[runs.config_hash(config)]
         cached = runs.cache_root() / f"{runs.config_hash(config)}.safetensors"
@@ -23,12 +25,11 @@ def main() -> None:
             raise SystemExit(f"{cached} is not there: train {name} first (experiment algorithm_1)")
         state, meta = storage.load_tensors(cached)
         rounded = {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
-        kept = {key: meta[key] for key in ("config", "log")}
-        path = storage.save_tensors(FOLDER / f"{name}.safetensors", rounded, kept)
+        path = storage.save_tensors(FOLDER / f"{name}.safetensors", rounded, meta)
         print(f"{path}: {path.stat().st_size:,} bytes")
     lines = [f"{storage.sha256(path)}  {path.name}\n" for path in sorted(FOLDER.glob("*.safetensors"))]
     storage.write_atomic(FOLDER / "SHA256SUMS", "".join(lines).encode())
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from semirobust import runs
 
@@ -41,3 +42,13 @@ def main(name: str, profile: str, *, say: Say = lambda line: None) -> None:
             experiment.run_plan(plan, profile, say=say)
     else:
         experiment.run(profile, say=say)
+
+
+def stored_outcomes(name: str, profile: str) -> list[tuple[str, Any]]:
+    """(profile, outcome) of every plan of an experiment whose records are all stored: those of ``profile``,
+    then of ``reference`` and ``paper``. Computes nothing.
+    """
+    experiment = import_module(f"{__name__}.{name}")
+    wanted = dict.fromkeys([runs.check_profile(profile), "reference", "paper"])
+    found = ((where, experiment.stored(plan, where)) for where in wanted for plan in experiment.plans(where))
+    return [(where, outcome) for where, outcome in found if outcome is not None]

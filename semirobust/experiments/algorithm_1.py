@@ -96,6 +96,11 @@ _SETTINGS: dict[str, tuple[Sizes, int, dict[str, Any]]] = {
     ),
     "reference": (Sizes(10_000, 2000, 2000, 500), 3, {"epochs": 6, "lr": 0.01, "batch_size": 128}),
     "cifar10-width16": (Sizes(10_000, 2000, 2000, 200), 3, {"epochs": 6, "lr": 0.015, "batch_size": 128}),
+    "cifar10-width16-seed1": (
+        Sizes(10_000, 2000, 2000, 500, queries=1000),
+        3,
+        {"epochs": 6, "lr": 0.015, "batch_size": 128},
+    ),
     "paper": (Sizes(50_000, 5000, 10_000, 10_000), 10, {"epochs": 10, "lr": 0.001, "batch_size": 512}),
 }
 

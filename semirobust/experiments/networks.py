@@ -36,8 +36,8 @@ class NetworkConfig:
 
     @property
     def label(self) -> str:
-        """For a table: ``resnet18, width 16``."""
-        return f"{self.model}, width {self.width}"
+        """For a table: ``resnet18, width 16``, and the seed where it is not 0."""
+        return f"{self.model}, width {self.width}" + (f", seed {self.seed}" if self.seed else "")
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,14 @@ PAIRS: dict[str, dict[str, Pair]] = {
         "cifar10-width16": pair(
             training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
         ),
+        "cifar10-width16-seed1": pair(
+            training.short(12, lr=0.15, batch_size=256, seed=1),
+            PGD(),
+            width=16,
+            holdout=2000,
+            seed=1,
+            **_CIFAR10,
+        ),
         "cifar10": pair(
             training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
         ),
@@ -106,10 +114,17 @@ PAIRS: dict[str, dict[str, Pair]] = {
     },
 }
 
-#: the pair whose weights are committed once it is final: configuration hash -> name under ``weights/``
+#: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
 COMMITTED: dict[str, str] = {
-    runs.config_hash(PAIRS["reference"]["cifar10"].standard): "cifar10-resnet18-standard",
-    runs.config_hash(PAIRS["reference"]["cifar10"].robust): "cifar10-resnet18-pgd",
+    runs.config_hash(config): f"{name}-{kind}"
+    for pair_name, name in (
+        ("cifar10-width16-seed1", "cifar10-resnet18-width16"),
+        ("cifar10", "cifar10-resnet18"),
+    )
+    for kind, config in (
+        ("standard", PAIRS["reference"][pair_name].standard),
+        ("pgd", PAIRS["reference"][pair_name].robust),
+    )
 }
 
 

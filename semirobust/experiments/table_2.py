@@ -84,6 +84,7 @@ _SETTINGS: dict[str, tuple[Sizes, tuple[str, ...]]] = {
     "quick": (Sizes(250, 50, 25, steps=5, queries=50), ("algorithm_2",)),
     "reference": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),  # hours at full width
     "cifar10-width16": (Sizes(2000, 200, 100, queries=1000), tuple(READOUTS)),
+    "cifar10-width16-seed1": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),
     "paper": (Sizes(5000, 5000, 250), tuple(READOUTS)),
 }
 
