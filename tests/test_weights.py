@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from semirobust import runs, storage
-from semirobust.experiments import networks
+from semirobust import attacks, runs, storage
+from semirobust.experiments import networks, table_2
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 CONFIGS = {
@@ -50,3 +50,17 @@ def test_a_committed_network_is_what_its_name_says(name, monkeypatch):
 
 class _ShapeOnly:
     classes, shape = tuple(range(10)), (3, 32, 32)
+
+
+@pytest.mark.data("cifar10")
+def test_the_committed_network_has_the_verdicts_that_are_stored(monkeypatch):
+    monkeypatch.delenv("SEMIROBUST_RESULTS", raising=False)
+    (plan,) = (plan for plan in table_2.plans("reference") if plan.name == "cifar10-width16-seed1")
+    outcome = table_2.stored(plan, "reference")
+    assert outcome is not None
+    model, _ = networks.trained(plan.network)
+    test = networks.test_images(plan.network, 500)
+    for attack in ("none", "fgsm"):
+        found = attacks.evaluate(model, test.images, test.labels, attack, eps=8 / 255, seed=0)
+        stored = table_2.verdicts(outcome.star(attack))[:500]
+        assert (found.correct.numpy() != stored).mean() <= 0.01  # sums in another order
