@@ -156,6 +156,9 @@ def test_rows(outcome):
             )
     assert len(table_2.our_rows(outcome, "ridge", profile="quick")) == 9  # AutoAttack is not aimed at it
     assert "60 images fitted and 60 scored (AutoAttack 20)" in table_2.scale(outcome.plan)
+    second = replace(outcome.plan, network=replace(outcome.plan.network, seed=2))
+    again = table_2.our_rows(replace(outcome, plan=second), "ridge", profile="quick")
+    assert {row["source"] for row in again} == {"ours, quick, seed 2"}
 
 
 def test_stored_runs_are_loaded_and_a_missing_one_is_said(outcome, monkeypatch):

@@ -173,7 +173,8 @@ def our_rows(outcome: Outcome, readout: str, *, profile: str) -> list[dict[str, 
     ``difference`` and its paired interval are those of the printed cell; ``other_adaptive``: fitted on other
     images and attacked itself, to be compared with ``star_adaptive``.
     """
-    rows = []
+    rows, seed = [], outcome.plan.network.seed
+    source = f"ours, {profile}" + (f", seed {seed}" if seed else "")
     for attack, record in outcome.records.items():
         if readout not in record.config["readouts"]:
             continue
@@ -194,7 +195,7 @@ def our_rows(outcome: Outcome, readout: str, *, profile: str) -> list[dict[str, 
                 "permuted": np.mean(controls[_permuted(readout)]),
                 "noise": np.mean(controls["noise"]),
             }
-            texts = {"source": f"ours, {profile}", "attack": attack, "n_fa": n_fa, "n": tilde["n"]}
+            texts = {"source": source, "attack": attack, "n_fa": n_fa, "n": tilde["n"]}
             interval = [100 * float(bound) for bound in difference[1:]]
             rows.append(
                 texts | {key: 100 * float(share) for key, share in shares.items()} | {"interval": interval}
