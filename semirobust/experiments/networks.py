@@ -114,17 +114,14 @@ PAIRS: dict[str, dict[str, Pair]] = {
     },
 }
 
+_NARROW, _FULL = PAIRS["reference"]["cifar10-width16-seed1"], PAIRS["reference"]["cifar10"]
+
 #: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
 COMMITTED: dict[str, str] = {
-    runs.config_hash(config): f"{name}-{kind}"
-    for pair_name, name in (
-        ("cifar10-width16-seed1", "cifar10-resnet18-width16"),
-        ("cifar10", "cifar10-resnet18"),
-    )
-    for kind, config in (
-        ("standard", PAIRS["reference"][pair_name].standard),
-        ("pgd", PAIRS["reference"][pair_name].robust),
-    )
+    runs.config_hash(_NARROW.standard): "cifar10-resnet18-width16-standard",
+    runs.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
+    runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
+    runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
 }
 
 
