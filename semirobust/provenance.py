@@ -30,7 +30,8 @@ def canonical(config: Any) -> dict[str, Any]:
     """The configuration as plain values: its class name under ``class``, then every meaningful field.
 
     Nested dataclasses are treated alike; tuples become lists. Fields declared with
-    ``field(metadata={"semantic": False})`` (device, number of threads, folders) are left out. Raises
+    ``field(metadata={"semantic": False})`` (device, number of threads, folders) are left out, and those with
+    ``metadata={"later": True}``, which came after results were stored, while they have their default. Raises
     TypeError for anything but a frozen dataclass of values that JSON can hold, ValueError for a field that
     is NaN.
     """
@@ -40,7 +41,12 @@ def canonical(config: Any) -> dict[str, Any]:
         raise TypeError(
             f"{type(config).__name__} can change after it is hashed: declare it @dataclass(frozen=True)"
         )
-    fields = [f for f in dataclasses.fields(config) if f.metadata.get("semantic", True)]
+    fields = [
+        f
+        for f in dataclasses.fields(config)
+        if f.metadata.get("semantic", True)
+        and not (f.metadata.get("later") and getattr(config, f.name) == f.default)
+    ]
     name = type(config).__name__
     return {"class": name} | {
         f.name: _canonical_value(getattr(config, f.name), f"{name}.{f.name}") for f in fields

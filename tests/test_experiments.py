@@ -34,10 +34,37 @@ def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
     for pairs in networks.PAIRS.values():
         for pair in pairs.values():
             standard, robust = runs.canonical(pair.standard), runs.canonical(pair.robust)
+            assert robust.pop("start", standard) == standard
             assert standard.pop("train") | {"attack": None} == robust.pop("train") | {"attack": None}
             assert standard == robust
     with pytest.raises(ValueError, match="in this order"):
         networks.Pair(pair.robust, pair.standard)
+
+
+def test_a_robust_network_starts_from_the_trained_standard_one(tmp_path, monkeypatch):
+    use_store(tmp_path, monkeypatch)
+    recipe = training.short(1, lr=1e-9, batch_size=64, augment=False, weight_decay=0.0)
+    common = {"dataset": "digits", "size": 16, "model": "resnet18", "width": 2, "holdout": 200}
+    made = networks.pair(training.short(2, batch_size=64), PGD(0.1, 0.05, 1), adversarial=recipe, **common)
+    assert made.robust.start == made.standard
+    standard, robust = (networks.trained(config)[0] for config in (made.standard, made.robust))
+    fresh = networks.build(made.robust)
+    for (name, ours), start, none in zip(
+        robust.named_parameters(), standard.parameters(), fresh.parameters(), strict=True
+    ):
+        torch.testing.assert_close(
+            ours, start, msg=name
+        )  # the rate is next to nothing: the start is what is left
+        assert not torch.equal(start, none)
+
+
+def test_configurations_without_a_start_keep_their_hashes():
+    """Results stored before ``start`` was there are found under their names."""
+    plan = next(plan for plan in algorithm_1.plans("reference") if plan.name == "cifar10-width16")
+    assert "start" not in runs.canonical(plan.pair.robust)
+    assert runs.config_hash(plan.baseline) == "aaf26a8e4de1"
+    assert runs.config_hash(plan.trial(4, 0)) == "eed22de1b5d9"
+    assert runs.config_hash(plan.trial(12, 2)) == "fa63db74ef9d"
 
 
 def test_every_trial_has_its_own_hash():

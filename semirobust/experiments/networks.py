@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ class NetworkConfig:
     """A trained network: data set, architecture, recipe.
 
     ``holdout``: the last images of the training set that are not trained on (they validate). ``size``
-    resizes digits.
+    resizes digits. ``start``: the network whose trained weights this one starts from; None: it starts from
+    its own initialisation.
     """
 
     dataset: str
@@ -33,6 +34,7 @@ class NetworkConfig:
     stem: str = "authors"
     holdout: int = 0
     seed: int = 0
+    start: NetworkConfig | None = field(default=None, metadata={"later": True})
 
     @property
     def label(self) -> str:
@@ -42,7 +44,8 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Pair:
-    """(f_a, f_b) trained on clean images and (f_a*, f_b*) trained adversarially."""
+    """(f_a, f_b) trained on clean images and (f_a*, f_b*) trained adversarially, from the weights of the
+    first (`pair`) or on its own (`independent_pair`)."""
 
     standard: NetworkConfig
     robust: NetworkConfig
@@ -73,8 +76,17 @@ class FineTunedConfig:
     n_images: int
 
 
-def pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
-    """The two networks of one recipe, which differ in the attack only."""
+def pair(recipe: TrainConfig, attack: PGD, *, adversarial: TrainConfig | None = None, **common: Any) -> Pair:
+    """Subsequent regular and adversarial training, the first line of Algorithm 1: the robust network starts
+    from the trained standard one. ``adversarial``: the recipe of the second training, ``recipe`` if None."""
+    standard = NetworkConfig(train=replace(recipe, attack=None), **common)
+    second = replace(adversarial or recipe, attack=attack)
+    return Pair(standard, NetworkConfig(train=second, start=standard, **common))
+
+
+def independent_pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
+    """Two networks of one recipe that differ in the attack only, each trained from the same initialisation: a
+    variant of ours, in which f_b never belonged behind f_a*."""
     return Pair(
         NetworkConfig(train=replace(recipe, attack=None), **common),
         NetworkConfig(train=replace(recipe, attack=attack), **common),
@@ -87,15 +99,15 @@ _CIFAR10 = {"dataset": "cifar10", "model": "resnet18"}
 #: profile -> name -> pair of networks
 PAIRS: dict[str, dict[str, Pair]] = {
     "quick": {
-        "digits": pair(
+        "digits": independent_pair(
             training.short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
         ),
     },
     "reference": {
-        "cifar10-width16": pair(
+        "cifar10-width16": independent_pair(
             training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
         ),
-        "cifar10-width16-seed1": pair(
+        "cifar10-width16-seed1": independent_pair(
             training.short(12, lr=0.15, batch_size=256, seed=1),
             PGD(),
             width=16,
@@ -103,7 +115,7 @@ PAIRS: dict[str, dict[str, Pair]] = {
             seed=1,
             **_CIFAR10,
         ),
-        "cifar10": pair(
+        "cifar10": independent_pair(
             training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
         ),
     },
@@ -182,6 +194,8 @@ def _train(
     config: NetworkConfig, checkpoints: Path, say: Callable[[str], None]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     model, images = build(config), training_images(config)
+    if config.start is not None:
+        model.load_state_dict(trained(config.start, say=say)[0].state_dict())
     kind = "standard" if config.train.attack is None else "adversarial"
     name = f"{config.label} on {config.dataset}, {kind}"
     return fit(model, images, config.train, checkpoints, name=name, say=say)
