@@ -17,6 +17,7 @@ import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ DATASETS: dict[str, tuple[tuple[int, int, int], tuple[str, ...]]] = {
     "cifar10": ((3, 32, 32), _CIFAR10),
     "cifar100": ((3, 32, 32), tuple(str(index) for index in range(100))),
 }
+_MISSING_OPERATORS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_schemas: torch.library.Library | None = None  # kept alive: the schemas go with the object
 _REMEDY = "delete this file and the one beside it of the same split, and load the set again"
 _TORCHVISION = {
     "mnist": "MNIST",
@@ -215,8 +221,7 @@ def _download(name: str, folder: Path) -> None:
     """
     original = folder / "original"
     try:
-        from semirobust._torchvision import datasets
-
+        datasets = torchvision_datasets()
         folder.mkdir(parents=True, exist_ok=True)
         quiet = io.StringIO()  # torchvision draws a progress bar
         with storage.lock(folder), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
@@ -239,3 +244,22 @@ def _download(name: str, folder: Path) -> None:
             "where there is a network, or put train_images.npy, test_images.npy (uint8 [N, H, W, C]) and "
             f"train_labels.npy, test_labels.npy (int64 [N]) into {folder}; $SEMIROBUST_DATA moves the root."
         ) from error
+
+
+def torchvision_datasets() -> ModuleType:
+    """``torchvision.datasets``, beside any build of torch.
+
+    torchvision's compiled extension is built for one build of torch. Beside another one (a CPU build, say)
+    its import stops with ``operator torchvision::nms does not exist``, although its data sets are pure
+    Python. Defining the schemas of the two operators that the import looks up is enough.
+    """
+    global _schemas
+    try:
+        from torchvision import datasets
+    except RuntimeError:
+        _schemas = torch.library.Library("torchvision", "FRAGMENT")
+        for name, schema in _MISSING_OPERATORS.items():
+            if not hasattr(torch.ops.torchvision, name):
+                _schemas.define(schema)
+        from torchvision import datasets
+    return datasets

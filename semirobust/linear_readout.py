@@ -135,13 +135,13 @@ def targets(
     if kind not in TARGETS:
         raise ValueError(f"unknown targets {kind!r}; known: {', '.join(TARGETS)}")
     with preserve(model):
-        outputs = _state.outputs(model.eval(), images, batch_size=batch_size).double()
-    if not outputs.isfinite().all():
+        values = _state.outputs(model.eval(), images, batch_size=batch_size).double()
+    if not values.isfinite().all():
         raise ValueError("the model's outputs are NaN or infinite: nothing can be fitted to them")
     if kind == "outputs":
-        return outputs
-    chosen = labels if kind == "labels" else outputs.argmax(1)
-    return nn.functional.one_hot(chosen, outputs.shape[1]).double()
+        return values
+    chosen = labels if kind == "labels" else values.argmax(1)
+    return nn.functional.one_hot(chosen, values.shape[1]).double()
 
 
 def algorithm_2(source: Source, targets: torch.Tensor, *, batch_size: int) -> Fit:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from semirobust import _torchvision, storage
-from semirobust.data import DATASETS, load
+from semirobust import storage
+from semirobust.data import DATASETS, load, torchvision_datasets
 
 TRAIN, TEST = 1297, 500
 HELD_OUT = [6, 6, 6, 2, 5, 6, 6, 2, 2, 1]  # labels of the first digits of the test split
@@ -274,7 +274,7 @@ def fake_torchvision(monkeypatch: pytest.MonkeyPatch, name: str, source: Callabl
         print("progress bar", file=sys.stderr)
         return source(train)
 
-    monkeypatch.setattr(_torchvision.datasets, {"mnist": "MNIST", "cifar10": "CIFAR10"}[name], build)
+    monkeypatch.setattr(torchvision_datasets(), {"mnist": "MNIST", "cifar10": "CIFAR10"}[name], build)
     return calls
 
 
@@ -383,8 +383,8 @@ def test_no_network_names_the_folder_and_the_two_ways(
 def test_torchvision_imports_beside_this_torch_without_a_word() -> None:
     code = (
         "import warnings; warnings.simplefilter('error')\n"
-        "from semirobust._torchvision import datasets\n"
-        "assert datasets.CIFAR10.tgz_md5 == 'c58f30108f718f92721af3b95e74349a'\n"
+        "from semirobust.data import torchvision_datasets\n"
+        "assert torchvision_datasets().CIFAR10.tgz_md5 == 'c58f30108f718f92721af3b95e74349a'\n"
         "import torchvision.models; print('imported')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

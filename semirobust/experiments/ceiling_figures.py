@@ -31,12 +31,10 @@ LAST = ORDER[-1]
 FORBIDDEN, IMAGES, OURS, OWN, PROVED = (
     figures.COLORS[name] for name in ("attacked", "printed", "ours", "other", "robust")
 )
-#: kind of a readout -> marker, place beside the middle of its layer, colour, name
-READOUTS = {
-    "linear": ("s", -0.22, OURS, "linear readout"),
-    "mlp": ("o", 0.06, OURS, "MLP readout"),
-    "network": ("D", 0.34, OWN, "the network itself"),
-}
+#: kinds of readouts and their names
+KINDS = {"linear": "linear readout", "mlp": "MLP readout", "network": "the network itself"}
+#: kind of a readout -> marker, place beside the middle of its layer, colour
+READOUTS = {"linear": ("s", -0.22, OURS), "mlp": ("o", 0.06, OURS), "network": ("D", 0.34, OWN)}
 CORRELATION = r"robust correlation $\Gamma$"
 BLANK = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1.5}
 LOW, HIGH = -0.08, 1.06  # of the axes: a constant readout has 0
@@ -152,7 +150,7 @@ def passed(network: Network) -> list[Passed]:
                 left, after, top = row["pgd"][i], row["attacked"][i], network.ceiling(layer, budget)
                 if left is not None and after is not None and left > top + ROUNDING:
                     values = left, row["longer"][i], after, top
-                    found.append(Passed(network.training, READOUTS[kind][3], layer, budget, *values))
+                    found.append(Passed(network.training, KINDS[kind], layer, budget, *values))
     return found
 
 
@@ -213,7 +211,7 @@ def draw_layers(axis: Axes, network: Network, budget: float) -> None:
             color=FORBIDDEN, fontweight="bold",
         )  # fmt: skip
         for kind, row in network.readouts(layer).items():
-            marker, shift, colour, name = READOUTS[kind]
+            name, (marker, shift, colour) = KINDS[kind], READOUTS[kind]
             before, after = row["pgd"][i], row["attacked"][i]
             assert before is not None and after is not None
             style: Style = {
