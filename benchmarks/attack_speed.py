@@ -23,8 +23,9 @@ import torch
 import torchattacks
 from torch import nn
 
-from semirobust import attacks, data, models, storage, training
-from semirobust.layers import preserve
+from semirobust import attacks, data, models, recipe, storage, training
+from semirobust._state import preserve
+from semirobust.evaluation import Evaluation
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 256
 TRAINING_IMAGES = 10_000
@@ -46,11 +47,11 @@ def network(weights: Path | None, shape: tuple[int, int, int]) -> tuple[nn.Modul
         model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         return model, str(weights)
     images = load("train", TRAINING_IMAGES)
-    training.train(model, images, training.short(2, attack=training.PGD()))
+    training.train(model, images, recipe.short(2, attack=recipe.PGD()))
     return model, f"two epochs of PGD training on {len(images)} images of {images.name}"
 
 
-def ours(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> attacks.Evaluation:
+def ours(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
     return attacks.evaluate(model, images, labels, "pgd", eps=EPS, step=STEP, steps=STEPS, batch_size=BATCH)
 
 

@@ -35,7 +35,9 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from semirobust._collision_apgd import attack, exact
-from semirobust.collisions import Collisions, Network, find_collisions, linear_collision
+from semirobust._collision_layers import Network
+from semirobust._collision_result import Collisions
+from semirobust.collisions import find_collisions, linear_collision
 from semirobust.experiments import second_paper
 from semirobust.extractors import as_layers
 

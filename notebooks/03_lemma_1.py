@@ -29,12 +29,12 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import drawing, enumeration, figures, gaussian, information, instances, proof_steps, runs
+from semirobust import drawing, enumeration, figures, gaussian, information, instances, paths, proof_steps
 from semirobust.experiments import layerwise
 from semirobust.finite import LADDER, FiniteModel
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 
 # %% [markdown]
 # ## The statement

@@ -30,15 +30,15 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import corrected, enumeration, figures, information, instances, proof_steps, runs
+from semirobust import corrected, enumeration, figures, information, instances, paths, proof_steps
+from semirobust._binary_entropy import bits
 from semirobust.experiments import layerwise, tables
 from semirobust.figures import COLORS
 from semirobust.finite import LADDER, SKEW, FiniteModel
 from semirobust.gaussian import GAUSS
-from semirobust.information import bits
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 
 # %% [markdown]
 # ## The statement

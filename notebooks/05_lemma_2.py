@@ -29,13 +29,13 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import correlation, figures, runs
+from semirobust import _probe, correlation, figures, paths
+from semirobust._graph import weight_layers
 from semirobust.experiments import networks
 from semirobust.finite import FiniteModel
-from semirobust.layers import weight_layers
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 half = Fraction(1, 2)
 
 # %% [markdown]
@@ -190,7 +190,7 @@ attack = {"eps": eps, "step": pair.attack.step, "steps": 10}
 alone = [
     correlation.attacked_margins(probe, test.images, test.labels, **attack)[1].double() for probe in probes
 ]
-_, summed = correlation.attacked_margins(correlation.Sum(probes), test.images, test.labels, **attack)
+_, summed = correlation.attacked_margins(_probe.Sum(probes), test.images, test.labels, **attack)
 terms, whole = [float(values.mean()) for values in alone], float(summed.double().mean())
 for probe, value in zip(probes, terms, strict=True):
     print(f"{probe.layer:16s} attacked mean margin {value:6.2f}")

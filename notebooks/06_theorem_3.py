@@ -29,12 +29,12 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import figures, runs
+from semirobust import figures, paths
 from semirobust.connectivity import LinearConnectivity, linear_correlation, path_count
 from semirobust.experiments import layerwise
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 half = Fraction(1, 2)
 
 # %% [markdown]

@@ -32,13 +32,15 @@ import torch
 from IPython.display import Markdown
 from torch import nn
 
-from semirobust import figures, runs
-from semirobust.bounds import curvature, robust_difference, telescope
+from semirobust import figures, paths
+from semirobust._curvature import curvature
+from semirobust._telescope import telescope
+from semirobust.bounds import robust_difference
 from semirobust.experiments import performance
 from semirobust.lipschitz import lipschitz, operator_norm
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 plan = performance.plans(profile)[0]
 
 # %% [markdown]

@@ -30,11 +30,11 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import experiments, figures, layers, rho, runs
+from semirobust import experiments, figures, layers, paths, rho
 from semirobust.experiments import algorithm_1, networks, tables
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 plan = algorithm_1.plans(profile)[0]
 
 # %% [markdown]

@@ -28,11 +28,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import experiments, figures, runs
+from semirobust import experiments, figures, paths
 from semirobust.experiments import algorithm_1, tables
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 profiles = list(dict.fromkeys([profile, "reference", "paper"]))
 for plan in algorithm_1.plans(profile):
     algorithm_1.run_plan(plan, profile)

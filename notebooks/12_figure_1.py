@@ -25,11 +25,11 @@ profile = "quick"
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import figures, runs
+from semirobust import figures, paths
 from semirobust.experiments import figure_1
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 NAMES = {"none": "clean", "fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack"}
 ATTACK_COLOURS = {"none": "clean", "fgsm": "other", "pgd": "ours", "autoattack": "attacked"}
 SIZE_COLOURS = {4: "robust", 8: "control", 12: "ours"}

@@ -25,11 +25,11 @@ profile = "quick"
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import experiments, figures, runs
+from semirobust import experiments, figures, paths
 from semirobust.experiments import algorithm_1, tables
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 outcomes = [algorithm_1.run_plan(plan, profile) for plan in algorithm_1.plans(profile)]
 shown = experiments.stored_outcomes("algorithm_1", profile)
 print("printed, with " + "; ".join(f"{where}, {outcome.plan.name}" for where, outcome in shown))

@@ -27,11 +27,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from semirobust import attacks, figures, layers, linear_readout, runs
+from semirobust import (
+    _graph,
+    _readout_features,
+    _readout_leak,
+    _readout_solve,
+    attacks,
+    figures,
+    linear_readout,
+    paths,
+)
 from semirobust.experiments import networks, table_2
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 plan = table_2.plans(profile)[0]
 
 # %% [markdown]
@@ -49,7 +58,7 @@ plan = table_2.plans(profile)[0]
 # the target itself, plus what the other batches have to say. Two images, two batches of one, by hand:
 
 # %%
-source = linear_readout.Matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+source = _readout_features.Matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
 goal = torch.tensor([[1.0], [4.0]])
 averaged = linear_readout.algorithm_2(source, goal, batch_size=1)
 solved = linear_readout.least_squares(source, goal)
@@ -61,11 +70,11 @@ print("one solve over both images:", [round(value, 12) for value in solved.weigh
 
 # %%
 generator = torch.Generator().manual_seed(0)
-random = linear_readout.Matrix(torch.randn(60, 200, generator=generator, dtype=torch.float64))
+random = _readout_features.Matrix(torch.randn(60, 200, generator=generator, dtype=torch.float64))
 coins = torch.randint(2, (60, 1), generator=generator) * 2.0 - 1
 fit = linear_readout.algorithm_2(random, coins, batch_size=20)
-(gram,) = linear_readout.grams(random)
-others = linear_readout.out_of_batch(gram, fit.solution, coins.double(), 20)
+(gram,) = _readout_solve.grams(random)
+others = _readout_solve.out_of_batch(gram, fit.solution, coins.double(), 20)
 identity = (random.matrix @ fit.weight - (coins + 2 * others) / 3).abs().max()
 print(f"K = 3: largest difference from (Y_k + 2 x others) / 3 is below 1e-12: {bool(identity < 1e-12)}")
 
@@ -83,10 +92,10 @@ print(f"K = 3: largest difference from (Y_k + 2 x others) / 3 is below 1e-12: {b
 
 # %%
 settings = [(400, 20, 10), (2000, 100, 10), (1000, 100, 20), (600, 100, 2), (400, 200, 2), (120, 50, 6)]
-simulated = [linear_readout.simulate_leak(d, b, k, runs=6 if d > 600 else 30) for d, b, k in settings]
+simulated = [_readout_leak.simulate_leak(d, b, k, runs=6 if d > 600 else 30) for d, b, k in settings]
 print("    d    B   K   law      simulated           held out")
 for (d, b, k), found in zip(settings, simulated, strict=True):
-    law = linear_readout.leak_accuracy(d, b, k)
+    law = _readout_leak.leak_accuracy(d, b, k)
     print(
         f"{d:5d}  {b:3d}  {k:2d}  {law:.4f}   {found.mean:.3f} +- {found.standard_error:.3f}"
         f"    {found.held_out.mean():.2f}"
@@ -99,7 +108,7 @@ def figure_law():
     fig, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     spare = np.array([(d - b - 1) / ((k - 1) * b) for d, b, k in settings])
     ratio = np.geomspace(0.2, 8, 200)
-    curve = [100 * linear_readout.leak_accuracy(round(1000 * r) + 1001, 1000, 2) for r in ratio]
+    curve = [100 * _readout_leak.leak_accuracy(round(1000 * r) + 1001, 1000, 2) for r in ratio]
     axis.plot(ratio, curve, color=figures.COLORS["robust"], label="law, on the data fitted")
     for name, colour, label in (
         ("in_sample", "attacked", "simulated, on the data fitted"),
@@ -118,7 +127,7 @@ def figure_law():
 
 # %% tags=["nbval-ignore-output"]
 numbers = [
-    {"d": d, "B": b, "K": k, "law": linear_readout.leak_accuracy(d, b, k), "simulated": found.mean}
+    {"d": d, "B": b, "K": k, "law": _readout_leak.leak_accuracy(d, b, k), "simulated": found.mean}
     for (d, b, k), found in zip(settings, simulated, strict=True)
 ]
 fig = figure_law()
@@ -142,10 +151,10 @@ n, attack = plan.sizes.test, plan.network.train.attack
 test = networks.test_images(plan.network, 2 * n)
 budget = {"eps": attack.eps, "step": attack.step, "steps": attack.steps}
 attacked = attacks.perturb(net, test.images, test.labels, "pgd", **budget)
-names = layers.weight_layers(net)[:17]
-fitted = linear_readout.Activations(net, names, attacked[:n])
-new = linear_readout.Activations(net, names, attacked[n:])
-(gram,) = linear_readout.grams(fitted)
+names = _graph.weight_layers(net)[:17]
+fitted = _readout_features.Activations(net, names, attacked[:n])
+new = _readout_features.Activations(net, names, attacked[n:])
+(gram,) = _readout_solve.grams(fitted)
 goals = {
     kind: linear_readout.targets(net, attacked[:n], test.labels[:n], kind) for kind in ("outputs", "labels")
 }
@@ -162,7 +171,7 @@ sweep = []
 for kind, goal in goals.items():
     for batch in (10, 25, 50, 125):
         fit = linear_readout.algorithm_2(fitted, goal, batch_size=batch)
-        others = linear_readout.out_of_batch(gram, fit.solution, goal, batch)
+        others = _readout_solve.out_of_batch(gram, fit.solution, goal, batch)
         scores = {
             "fitted": accuracy(gram @ fit.solution.coefficients, test.labels[:n]),
             "out_of_batch": accuracy(others, test.labels[:n]),
@@ -261,7 +270,7 @@ for width, d in ((16, 47_104), (64, 188_416)):
 # %%
 images, batch, wanted = 1000, 100, 0.90
 needed = next(
-    d for d in range(batch + 2, 10**6) if linear_readout.leak_accuracy(d, batch, images // batch) >= wanted
+    d for d in range(batch + 2, 10**6) if _readout_leak.leak_accuracy(d, batch, images // batch) >= wanted
 )
 print(
     f"{needed} features of pure noise score {100 * wanted:.0f} % on the {images} images they were fitted on"
@@ -274,10 +283,10 @@ print(
 assert identity < 1e-12
 print("F_k lambda = (Y_k + sum over other batches) / K within 1e-12: ok")
 for (d, b, k), found in zip(settings, simulated, strict=True):
-    assert abs(found.mean - linear_readout.leak_accuracy(d, b, k)) <= 3 * found.standard_error
+    assert abs(found.mean - _readout_leak.leak_accuracy(d, b, k)) <= 3 * found.standard_error
     assert abs(found.held_out.mean() - 0.5) < 0.03
 print("noise scores what the law says within three standard errors, and chance on new data: ok")
-assert linear_readout.leak_accuracy(188_416, 500, 20) > 0.999
+assert _readout_leak.leak_accuracy(188_416, 500, 20) > 0.999
 print("at the printed scale noise would score above 99.9 %: ok")
 labels_25 = next(row for row in sweep if row["targets"] == "labels" and row["batch"] == 25)
 assert labels_25["fitted"] > labels_25["out_of_batch"] + 0.03

@@ -26,11 +26,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import experiments, figures, rho, runs
-from semirobust.experiments import table_2
+from semirobust import experiments, figures, paths, rho
+from semirobust.experiments import _table_2_run, _verdicts, table_2
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 
 # %% [markdown]
 # ## The printed table
@@ -198,7 +198,7 @@ for (where, name), outcome in outcomes.items():
 # %% tags=["nbval-ignore-output"]
 def gain(cells, name):
     """Points above (f_a*, f_b*) with their 95 % interval."""
-    pair = table_2.verdicts(cells[name]), table_2.verdicts(cells["star"])
+    pair = _verdicts.verdicts(cells[name]), _verdicts.verdicts(cells["star"])
     middle, low, high = (100 * share for share in rho.paired_difference(*pair))
     return f"{middle:+5.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -226,7 +226,7 @@ for (where, name), outcome in outcomes.items():
     for attack, record in outcome.records.items():
         for row in record.metrics["rows"]:
             for readout, cells in row["readouts"].items():
-                for fit in table_2.FITS:
+                for fit in _table_2_run.FITS:
                     label = f"{where}, {name}, {attack}, {row['n_fa']} layers, {readout}, fitted on {fit}"
                     notes += [f"{label}: {warning}" for warning in cells[fit]["adaptive"]["warnings"]]
 print("\n".join(notes) or "none")

@@ -32,13 +32,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import linprog
 
-from semirobust import drawing, figures, runs
+from semirobust import drawing, figures, paths
 from semirobust._exact_conflict import exact_cover, exact_cross_entropy
 from semirobust.conflict import ConflictGraph
 from semirobust.finite import FiniteModel
 
 figures.use_style()
-runs.check_profile(profile)
+paths.check_profile(profile)
 
 # %% [markdown]
 # ## The statement

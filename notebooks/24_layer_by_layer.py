@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import collision_search, collisions, extractors, figures
+from semirobust import _collision_layers, collision_search, collisions, extractors, figures
 from semirobust.evaluation import wilson
 from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
 
@@ -220,7 +220,9 @@ openness = {}
 for name, training in TRAININGS.items():
     layers, positive, negative, _ = network(name, 2)
     rank = np.linalg.matrix_rank(layers[1][0])
-    first, second = (collisions.Network.of(layers).pre_activations(x)[0] > 0 for x in (positive, negative))
+    first, second = (
+        _collision_layers.Network.of(layers).pre_activations(x)[0] > 0 for x in (positive, negative)
+    )
     either = (first[:, None] | second).sum(axis=2)  # [N+, N-]
     openness[name] = either.max(), rank
     print(

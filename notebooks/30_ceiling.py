@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from semirobust import extractors, figures, finite, l2_readouts, transfer
+from semirobust import _probe, extractors, figures, finite, l2_readouts, transfer
 from semirobust.experiments import bound_figures, ceiling, ceiling_figures, feature_bounds, second_paper
 
 figures.use_style()
@@ -264,7 +264,7 @@ found = transfer.find_transfer(layers[:1], three, seven, [budget])
 own = l2_readouts.own_readout(layers)
 direction = np.random.default_rng(0).standard_normal(len(layers[0][1]))
 readouts = {
-    "the network": lambda x: l2_readouts.clip(own(torch.from_numpy(x))).numpy(),
+    "the network": lambda x: _probe.clip(own(torch.from_numpy(x))).numpy(),
     "its hard answers": lambda x: own(torch.from_numpy(x)).sign().numpy(),
     "a random readout": lambda x: np.tanh(np.maximum(x @ layers[0][0].T + layers[0][1], 0) @ direction),
 }

@@ -29,17 +29,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, measures, prediction, runs
+from semirobust import figures, measures, paths
 from semirobust.corrected import corrected_bounds
 from semirobust.edge import edge
-from semirobust.experiments import prediction as trials
-from semirobust.experiments import replication
+from semirobust.experiments import prediction, replication
 from semirobust.finite import LADDER
 from semirobust.known_truths import Gaussian, Merging
+from semirobust.measures.cells import conditional_entropy
+from semirobust.prediction import screen
 
 figures.use_style()
-runs.check_profile(profile)
-plan = trials.plans(profile)[0]
+paths.check_profile(profile)
+plan = prediction.plans(profile)[0]
 LAYERS = ("n-3", "n-2", "n-1", "n")  # of f_b; the pair of layer n is (last before it, output)
 
 # %% [markdown]
@@ -111,7 +112,7 @@ for a in (1, 0):
     print(
         f"LADDER, layer {a} to {a + 1}: eta = {bounds.etas[0].high:.4f} bits, bound {bounds.dependency:z.4f}, truth {bounds.gamma_star}"
     )
-measure = measures.conditional_entropy()
+measure = conditional_entropy()
 for n in (100, 1000):
     merged = measure(*Merging(8, 2).sample(n, np.random.default_rng(0)))
     print(f"8 symbols merged in pairs, n = {n:4d}: H(x | y) = {merged.value:.3f} bits, truth 1")
@@ -139,9 +140,9 @@ for n in (100, 1000):
 # the margin (fewer findings since, the same conclusions).
 
 # %% tags=["nbval-ignore-output"]
-small = trials.run_plan(plan, profile)
-large = trials.plans("reference")[0]
-records, where = trials.stored(large, "reference"), "reference"
+small = prediction.run_plan(plan, profile)
+large = prediction.plans("reference")[0]
+records, where = prediction.stored(large, "reference"), "reference"
 if records is None:
     large, records, where = plan, small, profile
 won, rates = replication.outcomes(records, large.k), replication.rates(records)
@@ -212,7 +213,7 @@ named = dict(zip((later for _, later in records[0].metrics["layers"]), LAYERS, s
 result = replication.replicate(records, large.k, large.first, permutations=10_000)
 near, equal = replication.at_equal_rate(records, large.k)
 known = {name: v[large.first :] for name, v in replication.rate_scores(records, large.k, large.first).items()}
-by_rate = prediction.screen(known, won[large.first :], permutations=10_000)
+by_rate = screen(known, won[large.first :], permutations=10_000)
 fresh = {test.name: test for test in (result.again.tests if result.again else ())}
 held = {test.name for test in result.held}
 order = sorted(result.first.tests, key=lambda test: test.within)
@@ -329,7 +330,7 @@ print(f"significant: {', '.join(label(test.name) for test in again.found) or 'no
 print(f"again in fresh trials: {', '.join(label(test.name) for test in again.held) or 'none'}")
 best = max((abs(test.within - 0.5) + 0.5 for test in again.held), default=0.5)
 known = replication.rate_scores(records, k, large.first)["nearness to good rates"][large.first :]
-rate = prediction.screen({"near": known}, replication.outcomes(records, k)[large.first :], permutations=1)
+rate = screen({"near": known}, replication.outcomes(records, k)[large.first :], permutations=1)
 pairs, values = replication.at_equal_rate(records, k)
 print(
     f"AUC (or 1 - AUC) in fresh trials: best measure {best:.2f}, nearness to good rates {rate.tests[0].within:.2f}"

@@ -141,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "collate":
             return collate(options, root)
         if options.command == "experiment":
-            from semirobust import experiments
+            from semirobust.experiments import main as experiments_main
 
-            experiments.main(options.name, options.profile, say=Terminal().say)
+            experiments_main(options.name, options.profile, say=Terminal().say)
             return 0
         from semirobust import checks
 

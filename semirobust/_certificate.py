@@ -6,10 +6,9 @@ import torch
 from torch import fx, nn
 
 from semirobust._attack_loop import batches
-from semirobust._graph import WEIGHT_TYPES
+from semirobust._graph import WEIGHT_TYPES, trace
 from semirobust._probe import INPUT, Probe
 from semirobust._state import device_of
-from semirobust.layers import trace
 from semirobust.lipschitz import lipschitz
 from semirobust.models import Normalize
 

@@ -24,7 +24,7 @@ import torch
 from scipy import sparse
 from torch import fx
 
-from semirobust._collision_layers import Array
+from semirobust._collision_checks import Array
 
 __all__ = ["Chained", "Values", "too_large"]
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from semirobust._chain import Chained, Values, too_large
-from semirobust._collision_layers import Array
+from semirobust._collision_checks import Array
 from semirobust._folded import AS_MODULE, MEANS, NORMS, RESHAPES, SUMS, ChannelAffine, node_shapes
 from semirobust._graph import subgraph, trace
 

@@ -16,9 +16,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from semirobust._collision_checks import check_whole
+from semirobust._collision_checks import Array, check_whole
 from semirobust._collision_descent import MARGIN, Descent, descend, joined, proved
-from semirobust._collision_layers import Array, Network, Pattern
+from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_polish import Polisher, Start
 from semirobust._collision_proof import prove
 from semirobust._collision_result import Collisions, Known, Point, collect

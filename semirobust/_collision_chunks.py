@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from semirobust import collisions, storage
-from semirobust._collision_layers import Array, Network
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import Network
 
 __all__ = ["CHUNK", "Task", "solver"]
 

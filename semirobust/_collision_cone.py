@@ -24,7 +24,8 @@ import clarabel
 import numpy as np
 from scipy import sparse
 
-from semirobust._collision_layers import Array, Network, Pattern, numerical_rank
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import Network, Pattern, numerical_rank
 from semirobust._collision_system import Equations
 
 __all__ = ["TOLERANCE", "Cell", "Program", "program", "solve", "without"]

@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from semirobust._collision_layers import UNIT, Array, RowSpace, row_space, unit_scale
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import UNIT, RowSpace, row_space, unit_scale
 from semirobust._collision_operator import ConvOperator, operator_row_space
 
 __all__ = ["Linear", "LinearPoints", "closed_form", "distances", "space_of"]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semirobust._collision_layers import UNIT, Array, Network
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import UNIT, Network
 
 __all__ = ["Collisions", "Known", "Point", "best_of", "budget", "collect"]
 

@@ -13,7 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from semirobust._collision_layers import Array, Gates, Network
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import Gates, Network
 
 __all__ = ["Side"]
 

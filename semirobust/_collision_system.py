@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from semirobust._collision_layers import Array
+from semirobust._collision_checks import Array
 from semirobust._collision_side import Side
 
 __all__ = ["Equations", "Forces"]

@@ -42,15 +42,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dtrtri
 
-from semirobust._collision_layers import (
-    UNIT,
-    Array,
-    Gates,
-    Network,
-    extremes,
-    gates_equal,
-    numerical_rank,
-)
+from semirobust._collision_checks import Array
+from semirobust._collision_layers import UNIT, Gates, Network, extremes, gates_equal, numerical_rank
 from semirobust._collision_result import Point, budget
 
 __all__ = ["HOLD", "verify_pair"]

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import product
 from typing import Any, TypeAlias
 
-from semirobust import information
+from semirobust import _binary_entropy
 from semirobust._exact_conflict import exact_cover, exact_cross_entropy
 from semirobust._finite_checks import Values
 
@@ -32,7 +32,7 @@ class CrossEntropy:
 
     @property
     def bits(self) -> float:
-        return information.bits(self.nats)
+        return _binary_entropy.bits(self.nats)
 
 
 def conflicts(labels: Sequence[int], values: Values) -> Edges:

@@ -34,14 +34,9 @@ import torch
 from torch import nn
 
 from semirobust._attack_loop import Views, batches, clean_verdicts, draw_start, worst_case, zero_gradients
-from semirobust._attack_plan import (
-    ATTACKS,
-    check_model,
-    inputs,
-    plan,
-)
+from semirobust._attack_plan import check_model, inputs, plan
 from semirobust._attack_plan import options as checked_options
-from semirobust._state import device_of
+from semirobust._state import device_of, preserve
 from semirobust.ascent import project
 from semirobust.evaluation import (
     BLACK_BOX,
@@ -50,9 +45,7 @@ from semirobust.evaluation import (
     Evaluation,
     GradientMaskingWarning,
     compare,
-    wilson,
 )
-from semirobust.layers import preserve
 
 __all__ = [
     "ATTACKS",

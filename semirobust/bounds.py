@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semirobust._curvature import Taylor, curvature
-from semirobust._lanczos import Ritz
+pass  # ['Taylor', 'curvature']
+pass  # ['Ritz']
 from semirobust._pair import check_images, folded_pair
-from semirobust._telescope import LOGIT_FACTOR, Telescope, Walk, telescope
+from semirobust._telescope import LOGIT_FACTOR, Walk
 
 __all__ = [
     "Certificate",

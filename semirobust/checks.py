@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from semirobust import sources
-from semirobust.workers import cores, thread_environment
+from semirobust.paths import cores
+from semirobust.workers import thread_environment
 
 CELL_TIMEOUT = 600  # seconds; a cell of the quick profile takes a small part of it, even on a busy machine
 

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from semirobust import conflict_curve
-from semirobust._collision_checks import check_whole
+from semirobust._collision_checks import Array, as_float64, check_whole, check_width
 from semirobust._collision_chunks import Task, solver
-from semirobust._collision_layers import Array, Network, as_float64, check_width
+from semirobust._collision_layers import Network
 from semirobust.collisions import linear_distances
 from semirobust.conflict_curve import Curve, violated
 

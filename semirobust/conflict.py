@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from semirobust import _conflict_checks as checks
+from semirobust import _conflict_checks
 from semirobust._conflict_blocks import UNIT, solve
 from semirobust._conflict_checks import Reals
 from semirobust._conflict_dual import Side, lower_bound
@@ -100,10 +100,10 @@ class ConflictGraph:
     """
 
     def __init__(self, edges: npt.ArrayLike, positive_weights: Reals, negative_weights: Reals) -> None:
-        self.positive_weights = checks.entries(positive_weights, "positive_weights")
-        self.negative_weights = checks.entries(negative_weights, "negative_weights")
-        checks.total(self.positive_weights, self.negative_weights)
-        self.edges = checks.edges(edges, len(self.positive_weights), len(self.negative_weights))
+        self.positive_weights = _conflict_checks.entries(positive_weights, "positive_weights")
+        self.negative_weights = _conflict_checks.entries(negative_weights, "negative_weights")
+        _conflict_checks.total(self.positive_weights, self.negative_weights)
+        self.edges = _conflict_checks.edges(edges, len(self.positive_weights), len(self.negative_weights))
 
     @classmethod
     def from_distances(
@@ -126,7 +126,7 @@ class ConflictGraph:
                 not finite, only one of the weights; and what the class itself raises.
             TypeError: `epsilon` or `budget` is not real.
         """
-        distances, limit = checks.distances(epsilon, budget)
+        distances, limit = _conflict_checks.distances(epsilon, budget)
         if (positive_weights is None) != (negative_weights is None):
             raise ValueError(
                 "only one of positive_weights and negative_weights was given; pass both or neither"
@@ -134,8 +134,10 @@ class ConflictGraph:
         if positive_weights is None or negative_weights is None:
             count = max(sum(distances.shape), 1)
             positive_weights, negative_weights = (np.full(n, 1 / count) for n in distances.shape)
-        checks.entries(positive_weights, "positive_weights", distances.shape[0], "rows of epsilon")
-        checks.entries(negative_weights, "negative_weights", distances.shape[1], "columns of epsilon")
+        _conflict_checks.entries(positive_weights, "positive_weights", distances.shape[0], "rows of epsilon")
+        _conflict_checks.entries(
+            negative_weights, "negative_weights", distances.shape[1], "columns of epsilon"
+        )
         return cls(np.argwhere(distances <= limit), positive_weights, negative_weights)
 
     def __repr__(self) -> str:
@@ -217,10 +219,18 @@ class ConflictGraph:
             ValueError: a wrong shape, a negative or non-finite entry.
             TypeError: not real numbers.
         """
-        x = checks.entries(x, "x", len(self.edges), "edges")
+        x = _conflict_checks.entries(x, "x", len(self.edges), "edges")
         p, m = self.positive_weights, self.negative_weights
-        w_p = None if w_positive is None else checks.entries(w_positive, "w_positive", len(p), "vertices")
-        w_m = None if w_negative is None else checks.entries(w_negative, "w_negative", len(m), "vertices")
+        w_p = (
+            None
+            if w_positive is None
+            else _conflict_checks.entries(w_positive, "w_positive", len(p), "vertices")
+        )
+        w_m = (
+            None
+            if w_negative is None
+            else _conflict_checks.entries(w_negative, "w_negative", len(m), "vertices")
+        )
         return lower_bound(x, [Side(p, self._u, w_p), Side(m, self._v, w_m)])
 
     def certify(self, q_positive: npt.ArrayLike, q_negative: npt.ArrayLike) -> Certificate:
@@ -234,9 +244,9 @@ class ConflictGraph:
                 positive weight, where the loss is infinite.
             TypeError: not real numbers.
         """
-        q_p = checks.probabilities(q_positive, self.positive_weights, "q_positive")
-        q_m = checks.probabilities(q_negative, self.negative_weights, "q_negative")
-        checks.feasible(self.edges, q_p[self._u] + q_m[self._v])
+        q_p = _conflict_checks.probabilities(q_positive, self.positive_weights, "q_positive")
+        q_m = _conflict_checks.probabilities(q_negative, self.negative_weights, "q_negative")
+        _conflict_checks.feasible(self.edges, q_p[self._u] + q_m[self._v])
         left = self.positive_weights / np.maximum(q_p, UNIT)  # any capacities give a valid bound
         right = self.negative_weights / np.maximum(q_m, UNIT)
         flow, bits = real_flow(self._u, self._v, left, right)

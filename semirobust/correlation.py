@@ -29,7 +29,6 @@ from torch import nn
 from semirobust._attack_plan import check_model, inputs
 from semirobust._certificate import certified_margins
 from semirobust._probe import (
-    INPUT,
     Probe,
     Sum,
     best_scale,
@@ -40,7 +39,7 @@ from semirobust._probe import (
     margins,
     train_head,
 )
-from semirobust.layers import preserve
+from semirobust._state import preserve
 from semirobust.view import attack_view
 
 __all__ = [

@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from semirobust import storage
+from semirobust import _files, storage
 
 DIGITS_TEST = 500  # images held out of the 1,797 digits of scikit-learn, by a fixed seeded draw
 _FASHION = (
@@ -224,7 +224,7 @@ def _download(name: str, folder: Path) -> None:
         datasets = torchvision_datasets()
         folder.mkdir(parents=True, exist_ok=True)
         quiet = io.StringIO()  # torchvision draws a progress bar
-        with storage.lock(folder), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
+        with _files.lock(folder), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
             for split in ("train", "test"):
                 if (folder / f"{split}_labels.npy").exists() and (folder / f"{split}_images.npy").exists():
                     continue
@@ -237,7 +237,7 @@ def _download(name: str, folder: Path) -> None:
                 for what, array in (("images", pixels), ("labels", labels)):
                     content = io.BytesIO()
                     np.save(content, array)
-                    storage.write_atomic(folder / f"{split}_{what}.npy", content.getvalue())
+                    _files.write_atomic(folder / f"{split}_{what}.npy", content.getvalue())
     except (OSError, RuntimeError, ImportError, http.client.HTTPException) as error:
         raise FileNotFoundError(
             f"{name} is not in {folder} and could not be downloaded ({error!r}). Either run once "

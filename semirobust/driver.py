@@ -19,9 +19,9 @@ from pathlib import Path
 
 from semirobust import outputs, sources
 from semirobust.outputs import Folders, Outcome
-from semirobust.paths import UsageError, check_profile
+from semirobust.paths import UsageError, check_profile, cores
 from semirobust.sources import Notebook
-from semirobust.workers import Workers, cores
+from semirobust.workers import Workers
 
 __all__ = ["Outcome", "run", "summary"]
 

@@ -37,7 +37,7 @@ import numpy.typing as npt
 import torch
 
 from semirobust._cells import Integers, Side, cells
-from semirobust._projection import TwoPasses, projected_dimensions
+from semirobust._projection import TwoPasses
 
 __all__ = [
     "MIN_SAMPLES",

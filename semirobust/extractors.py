@@ -21,9 +21,9 @@ import torch
 from torch import fx, nn
 
 from semirobust._chain_graph import compiled, module_of
-from semirobust._collision_layers import Array
+from semirobust._collision_checks import Array
+from semirobust._collision_operator import ConvOperator
 from semirobust._folded import ChannelAffine, folded
-from semirobust.collisions import ConvOperator
 
 __all__ = ["LARGEST", "Chain", "Layer", "as_chain", "as_layers"]
 

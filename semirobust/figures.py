@@ -15,7 +15,7 @@ import matplotlib
 from matplotlib import style as matplotlib_style
 from matplotlib.figure import Figure
 
-from semirobust import runs, storage
+from semirobust import _files, paths, runs, storage
 from semirobust.provenance import versions
 
 #: What each colour means, in every figure (Okabe and Ito's palette: told apart with any colour vision).
@@ -67,7 +67,7 @@ def save_figure(
     versions give the same bytes. Raises ValueError for an unknown profile or a bad name, FileNotFoundError
     for a missing source, OSError for a folder that cannot be written: all before anything is written.
     """
-    runs.check_profile(profile)
+    paths.check_profile(profile)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(f"{name!r} cannot name a figure: use letters, digits, '_' and '-', and no suffix")
     made_with = versions() | {"matplotlib": matplotlib.__version__}  # without the build, such as +cpu
@@ -80,15 +80,15 @@ def save_figure(
         "versions": {name: version and version.partition("+")[0] for name, version in made_with.items()},
     }
     text = storage.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
-    folder = runs.figures_root() / profile
+    folder = paths.figures_root() / profile
     with style():
         written = [
-            storage.write_atomic(
+            _files.write_atomic(
                 folder / f"{name}.{kind}", partial(figure.savefig, format=kind, metadata=volatile)
             )
             for kind, volatile in _METADATA.items()
         ]
-    return [*written, storage.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
+    return [*written, _files.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
 
 
 def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:
 def _stable(path: Path) -> str:
     """The path as seen from the project, wherever the project or its results are on this machine."""
     path = path.resolve()
-    for root, prefix in ((runs.results_root(), "results"), (runs.project_root(), "")):
+    for root, prefix in ((paths.results_root(), "results"), (paths.project_root(), "")):
         if path.is_relative_to(root.resolve()):
             return (Path(prefix) / path.relative_to(root.resolve())).as_posix()
     return path.name

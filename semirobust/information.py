@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from semirobust._binary_entropy import binary_entropy, bits, inverse_binary_entropy
+from semirobust._binary_entropy import bits
 
 __all__ = [
     "Dependency",

@@ -25,7 +25,7 @@ from semirobust._attack_loop import batches
 from semirobust._l2_attack import descend, into_ball, sphere
 from semirobust._l2_certificate import Map, lower_bounds
 from semirobust._l2_training import fit, fresh_head, standardise
-from semirobust._probe import best_scale, clip
+from semirobust._probe import best_scale
 
 __all__ = [
     "OBJECTIVES",

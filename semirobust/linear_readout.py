@@ -39,13 +39,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semirobust import _readout_solve as solve
-from semirobust import _state
-from semirobust._readout_features import Activations, Features, Matrix, Sketch, Source, width
-from semirobust._readout_leak import Simulation, leak_accuracy, noise_gram, simulate_leak
-from semirobust._readout_solve import STRENGTHS, Solution, combine, grams, out_of_batch
-from semirobust._state import device_of
-from semirobust.layers import preserve
+from semirobust import _readout_solve, _state
+from semirobust._readout_features import Features, Matrix, Sketch, Source, width
+
+pass  # ['Simulation', 'leak_accuracy', 'noise_gram', 'simulate_leak']
+from semirobust._readout_solve import STRENGTHS, Solution, combine, grams
+from semirobust._state import device_of, preserve
 
 __all__ = [
     "STRENGTHS",
@@ -152,11 +151,11 @@ def algorithm_2(source: Source, targets: torch.Tensor, *, batch_size: int) -> Fi
     for a batch with fewer images than there are classes, and for features that are zero or not finite.
     """
     goal, d = _check(source, targets), width(source)
-    parts = solve.batches(len(source), batch_size, goal.shape[1])
+    parts = _readout_solve.batches(len(source), batch_size, goal.shape[1])
     weight, found = torch.zeros(d, goal.shape[1], dtype=torch.float64), []
     for at, block in source.rows(batch_size):
         batch = Matrix(block)
-        found.append(solve.least_squares(grams(batch)[0], goal[at], d))
+        found.append(_readout_solve.least_squares(grams(batch)[0], goal[at], d))
         weight += combine(batch, found[-1].coefficients) / len(parts)
     rows = torch.cat([one.coefficients for one in found]) / len(parts)
     rank, condition = min(one.rank for one in found), max(one.condition for one in found)
@@ -171,10 +170,10 @@ def least_squares(source: Source, targets: torch.Tensor) -> Fit:
     goal, d = _check(source, targets), width(source)
     if d <= len(source):
         products, right = _primal(source, goal)
-        found = solve.spectrum(products, len(source))
+        found = _readout_solve.spectrum(products, len(source))
         solution = Solution(found.solve(right), found.rank, found.condition)
         return _fit(source, solution.coefficients, solution, full=d)
-    solution = solve.least_squares(grams(source)[0], goal, d)
+    solution = _readout_solve.least_squares(grams(source)[0], goal, d)
     return _fit(source, combine(source, solution.coefficients), solution, full=len(source))
 
 
@@ -197,7 +196,7 @@ def ridge(
         raise ValueError(
             f"validation must be bool [{len(source)}], got {validation.dtype} {list(validation.shape)}"
         )
-    solution = solve.ridge(grams(source)[0], goal, d, validation, strengths)
+    solution = _readout_solve.ridge(grams(source)[0], goal, d, validation, strengths)
     return _fit(source, combine(source, solution.coefficients), solution, full=min(len(source), d))
 
 
@@ -216,7 +215,7 @@ def _primal(source: Source, goal: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     d = width(source)
     products = torch.zeros(d, d, dtype=torch.float64)
     right = torch.zeros(d, goal.shape[1], dtype=torch.float64)
-    for at, block in source.rows(solve.ROWS):
+    for at, block in source.rows(_readout_solve.ROWS):
         rows = block.double()
         products.addmm_(rows.T, rows)
         right.addmm_(rows.T, goal[at])
@@ -241,7 +240,7 @@ def _fit(source: Source, weight: torch.Tensor, solution: Solution, full: int) ->
         found.append(
             f"the features have rank {solution.rank} of {full}: the solution of smallest norm is one of many"
         )
-    if solution.relative_error > solve.ACCURATE:
+    if solution.relative_error > _readout_solve.ACCURATE:
         found.append(
             f"the condition number is {solution.condition:.2g}, and its square makes a relative error of "
             f"about {solution.relative_error:.1g} possible: use ridge, or fewer layers"

@@ -57,3 +57,8 @@ def figures_root(root: Path | None = None) -> Path:
 def _folder(variable: str, root: Path | None, default: str) -> Path:
     chosen = os.environ.get(variable)
     return Path(chosen).expanduser() if chosen else (root or project_root()) / default
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -37,7 +37,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from semirobust import training
+from semirobust import recipe, training
 from semirobust.data import Images
 from semirobust.layers import Split
 
@@ -76,7 +76,7 @@ def trial(
     standard_state: Mapping[str, torch.Tensor],
     n_fb: int,
     images: Images,
-    config: training.TrainConfig,
+    config: recipe.TrainConfig,
     *,
     batch_statistics: bool = False,
 ) -> Iterator[tuple[int, nn.Module]]:

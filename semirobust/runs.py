@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from semirobust import storage
-from semirobust.paths import PROFILES, cache_root, check_profile, figures_root, project_root, results_root
+from semirobust import _files, storage
+from semirobust.paths import cache_root, check_profile, project_root, results_root
 from semirobust.provenance import SCHEMA, canonical, config_hash, provenance
 
 __all__ = [
@@ -84,7 +84,7 @@ def run(
     path = _experiment_folder(experiment, profile) / f"{config_hash(config)}.json"
     if not force and (record := _stored(path, lambda: _load(path, expected))):
         return record
-    with storage.lock(path):
+    with _files.lock(path):
         if not force and (record := _stored(path, lambda: _load(path, expected), discard=True)):
             return record  # another process made it while this one waited
         errors = path.with_suffix(".error.json")
@@ -147,7 +147,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -
     for row in rows:
         as_text = {key: storage.json_text(v, indent=None) for key, v in row.items() if isinstance(v, list)}
         writer.writerow({**row, **as_text})
-    return storage.write_atomic(path, text.getvalue().encode())
+    return _files.write_atomic(path, text.getvalue().encode())
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def network(
 
     if found := _stored(path, load):
         return found
-    with storage.lock(path):
+    with _files.lock(path):
         if found := _stored(path, load, discard=True):
             return found
         meta = {"schema": SCHEMA, "config": expected} | provenance()

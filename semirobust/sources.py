@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from semirobust import paths
-from semirobust.paths import UsageError, unknown
+from semirobust.paths import PACKAGE, UsageError, unknown
 
 UNKNOWN = object()  # a default that is an expression: anything may replace it
 
@@ -127,7 +126,7 @@ def check_parameters(notebook: Notebook, parameters: Mapping[str, object]) -> di
 
 def fingerprint(root: Path, results: Path) -> str:
     """A hash of what all notebooks may depend on: the package, the lock, and the committed results."""
-    files = [path for path in paths.PACKAGE.rglob("*") if path.suffix in (".py", ".mplstyle")]
+    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".mplstyle")]
     files += [root / "requirements.lock"]
     for folder in (results / "reference", results / "paper", root / "weights"):
         files += [path for path in folder.rglob("*") if not path.name.startswith(".")]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semirobust._files import lock, write_atomic
+from semirobust._files import write_atomic
 
 __all__ = [
     "CorruptFile",

@@ -18,9 +18,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from semirobust._graph import weight_layers
 from semirobust._projection import TwoPasses
+from semirobust._state import preserve
 from semirobust.edge import MIN_SAMPLES, EdgeOptions, Estimate, Samples, checked_samples, compare
-from semirobust.layers import preserve, weight_layers
 
 See: TypeAlias = Callable[[str, Samples], None]
 Arrived: TypeAlias = Callable[[str, torch.Tensor], None]

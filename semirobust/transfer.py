@@ -28,7 +28,9 @@ from scipy.optimize import linear_sum_assignment
 
 from semirobust import conflict_curve
 from semirobust._collision_checks import as_float64, check_whole, check_width
-from semirobust.collisions import Collisions, Network, find_collisions, linear_distances
+from semirobust._collision_layers import Network
+from semirobust._collision_result import Collisions
+from semirobust.collisions import find_collisions, linear_distances
 from semirobust.conflict import ConflictGraph
 
 __all__ = ["Transfer", "ceiling", "find_transfer"]

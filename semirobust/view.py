@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from semirobust.layers import attribute, trace
+from semirobust._graph import attribute, trace
 
 _Pair = tuple[str, str | None]  # names of a weight layer and of the BatchNorm folded into it
 _NORMS: dict[type, tuple[type[nn.Module], ...]] = {nn.Conv1d: (nn.BatchNorm1d,), nn.Conv2d: (nn.BatchNorm2d,)}

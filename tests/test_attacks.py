@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import attacks, models, storage
+from semirobust import _attack_plan, attacks, models, storage
 from semirobust.ascent import ascend, cross_entropy, flat_norm, margin, project, random_start
+from semirobust.evaluation import GradientMaskingWarning, compare, wilson
 from semirobust.layers import Split
 from semirobust.view import AttackView
 
@@ -233,7 +234,7 @@ def test_a_view_that_calls_everything_broken_does_not_help_the_attacker_or_the_m
 def test_no_budget_is_no_attack() -> None:
     model = Net()
     x, y = pictures(model)
-    for attack in attacks.ATTACKS:
+    for attack in _attack_plan.ATTACKS:
         evaluation = attacks.evaluate(model, x, y, attack, eps=0)
         assert torch.equal(evaluation.correct, evaluation.clean_correct) and evaluation.parts == ()
         assert torch.equal(attacks.perturb(model, x, y, attack, eps=0), x)
@@ -380,7 +381,7 @@ def same(one, two) -> bool:
     return one == two
 
 
-@pytest.mark.parametrize("attack", list(attacks.ATTACKS))
+@pytest.mark.parametrize("attack", list(_attack_plan.ATTACKS))
 def test_model_and_random_states_are_left_as_found(attack: str) -> None:
     model = Net()
     x, y = pictures(model, 8)
@@ -408,7 +409,7 @@ class Failing(Net):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("attack", list(attacks.ATTACKS))
+@pytest.mark.parametrize("attack", list(_attack_plan.ATTACKS))
 def test_model_is_left_as_found_when_an_attack_raises(attack: str) -> None:
     model = Failing().train()
     model.bn2.eval()
@@ -465,7 +466,7 @@ def test_torchattacks_keeps_no_model_alive() -> None:
 def test_saturated_gradients_are_reported_and_the_margin_loss_sees_through_them() -> None:
     model = linear(3, dimension=20, scale=300)
     x, y = pictures(model, 200, (20,))
-    with pytest.warns(attacks.GradientMaskingWarning, match="exactly zero"):
+    with pytest.warns(GradientMaskingWarning, match="exactly zero"):
         pgd = attacks.evaluate(model, x, y, "pgd", eps=0.2)
     assert pgd.zero_gradient_share > 0.5 and pgd.gradient_n == 200
     with warnings.catch_warnings():
@@ -490,11 +491,11 @@ class Staircase(nn.Module):
 def test_sanity_finds_a_masked_model_and_passes_an_honest_one() -> None:
     masked, honest = Staircase(), Net()
     x, y = pictures(honest, 100)
-    with pytest.warns(attacks.GradientMaskingWarning):
+    with pytest.warns(GradientMaskingWarning):
         report = attacks.sanity(masked, x, y, queries=300)
     assert any("black-box" in finding for finding in report.findings)
     saturated = linear(3, dimension=20, scale=300)
-    with pytest.warns(attacks.GradientMaskingWarning):
+    with pytest.warns(GradientMaskingWarning):
         stuck = attacks.sanity(saturated, *pictures(saturated, 200, (20,)))
     assert any("same grey one" in finding for finding in stuck.findings)
     with warnings.catch_warnings():
@@ -508,7 +509,7 @@ def test_sanity_finds_a_masked_model_and_passes_an_honest_one() -> None:
 def test_autoattack_warns_where_square_breaks_what_gradients_left() -> None:
     model = Staircase()
     x, y = pictures(model, 40)
-    with pytest.warns(attacks.GradientMaskingWarning, match="square broke"):
+    with pytest.warns(GradientMaskingWarning, match="square broke"):
         attacks.evaluate(model, x, y, "autoattack", eps=16 / 255, steps=3, queries=300)
 
 
@@ -517,30 +518,30 @@ def test_compare_names_the_smaller_budget_that_breaks_more() -> None:
     x, y = pictures(model, 100)
     weak = attacks.evaluate(model, x, y, "pgd", eps=1 / 255, steps=1, step=1e-6)
     strong = attacks.evaluate(model, x, y, "pgd", eps=EPS)
-    assert attacks.compare([weak, strong]) == ()
+    assert compare([weak, strong]) == ()
     swapped = [replace(strong, eps=1 / 255), replace(weak, eps=EPS)]
-    assert "smaller budget" in attacks.compare(swapped)[0]
+    assert "smaller budget" in compare(swapped)[0]
     with pytest.raises(ValueError, match="same images"):
-        attacks.compare([weak, attacks.evaluate(model, x.flip(0), y, "none")])
+        compare([weak, attacks.evaluate(model, x.flip(0), y, "none")])
 
 
 def test_wilson_interval() -> None:
-    low, high = attacks.wilson(8, 10)  # Brown, Cai and DasGupta 2001 give (0.490, 0.943)
+    low, high = wilson(8, 10)  # Brown, Cai and DasGupta 2001 give (0.490, 0.943)
     assert (low, high) == (pytest.approx(0.4902, abs=5e-5), pytest.approx(0.9433, abs=5e-5))
-    assert attacks.wilson(0, 5)[0] == 0 and attacks.wilson(5, 5)[1] == 1
+    assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1
     with pytest.raises(ValueError, match="proportion"):
-        attacks.wilson(6, 5)
+        wilson(6, 5)
 
 
 @settings(max_examples=50)
 @given(n=st.integers(1, 10_000), share=st.floats(0, 1))
 def test_wilson_holds_the_share_and_shrinks_with_n(n: int, share: float) -> None:
     k = round(share * n)
-    low, high = attacks.wilson(k, n)
+    low, high = wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
-    wide = attacks.wilson(k, n, z=2.576)
+    wide = wilson(k, n, z=2.576)
     assert wide[0] <= low and high <= wide[1]
-    more = attacks.wilson(4 * k, 4 * n)
+    more = wilson(4 * k, 4 * n)
     assert more[1] - more[0] < high - low
 
 

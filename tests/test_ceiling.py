@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_readouts import labelled, network, points, readout_of
 
-from semirobust import collisions, experiments, runs
+from semirobust import _collision_layers, collisions, experiments, paths, provenance, runs
+from semirobust._probe import clip
 from semirobust.conflict import ConflictGraph
-from semirobust.experiments import ceiling as experiment
 from semirobust.experiments import ceiling_figures, feature_bounds, second_paper
+from semirobust.experiments.ceiling import Effort, other_images, run_config, stored
+from semirobust.experiments.ceiling import plan as experiments_plan
+from semirobust.experiments.ceiling import plans as experiments_plans
 from semirobust.finite import LADDER, SKEW
-from semirobust.l2_readouts import Readout, certified_margins, clip, lowest_margins, stack
+from semirobust.l2_readouts import Readout, certified_margins, lowest_margins, stack
 from semirobust.transfer import ceiling, find_transfer
 
 # --- the ceiling: exact cases ---
@@ -169,7 +172,7 @@ def test_what_a_search_refuses():
 def test_a_search_takes_a_network_and_lists():
     layers, (positive, negative) = network(3), points(3)
     options = {"rounds": 2, "iterations": 30}
-    whole = collisions.Network.of(layers[:2])
+    whole = _collision_layers.Network.of(layers[:2])
     found = find_transfer(whole, positive.tolist(), negative.tolist(), [0.5, 1.0], **options)
     same = find_transfer(layers[:2], positive, negative, [0.5, 1.0], **options)
     np.testing.assert_array_equal(found.epsilon, same.epsilon)
@@ -184,13 +187,11 @@ def test_the_same_image_in_both_classes_costs_nothing_at_budget_zero():
 
 # --- the experiment ---
 
-SMALL = experiment.Effort(
-    per_class=30, hidden=8, epochs=2, train_steps=2, steps=5, restarts=1, rounds=2, certified=0.5
-)
+SMALL = Effort(per_class=30, hidden=8, epochs=2, train_steps=2, steps=5, restarts=1, rounds=2, certified=0.5)
 
 
 def small_config():
-    full = experiment.plan("quick", "digits", "fcnn-benign")
+    full = experiments_plan("quick", "digits", "fcnn-benign")
     narrow = replace(full.network, width=8, train=replace(full.network.train, epochs=2))
     return replace(full, network=narrow, per_class=6, budgets=(0.5, 2.5, 4.0), effort=SMALL)
 
@@ -203,10 +204,10 @@ def record(tmp_path_factory):
         patch.setenv("SEMIROBUST_RESULTS", str(folder / "results"))
         patch.setenv("SEMIROBUST_CACHE", str(folder / "networks"))
         lines = []
-        assert experiment.stored(small_config(), "quick") is None
-        made = experiment.run_config(small_config(), "quick", say=lines.append)
+        assert stored(small_config(), "quick") is None
+        made = run_config(small_config(), "quick", say=lines.append)
         assert any("second ReLU: ceiling" in line for line in lines)
-        assert experiment.stored(small_config(), "quick").metrics == made.metrics
+        assert stored(small_config(), "quick").metrics == made.metrics
     return made
 
 
@@ -241,7 +242,7 @@ def test_readouts_that_hide_their_gradient_are_caught_by_the_collisions(record):
 def test_readouts_are_trained_on_other_images_than_the_points():
     config = small_config()
     positive, negative = feature_bounds.points(config.bounds)
-    one, two = experiment.other_images(config)
+    one, two = other_images(config)
     assert len(positive) == len(negative) == 6 and len(one) == len(two) == 30
     train = second_paper.images(config.network, "train")
     for label, (mine, others) in enumerate(((positive, one), (negative, two))):
@@ -252,9 +253,9 @@ def test_readouts_are_trained_on_other_images_than_the_points():
 def test_the_experiment_is_registered_with_its_plans():
     order = experiments.EXPERIMENTS
     assert order.index("feature_bounds") < order.index("ceiling")
-    for profile in runs.PROFILES:
-        plans = experiment.plans(profile)
-        assert len({runs.config_hash(plan) for plan in plans}) == len(plans)
+    for profile in paths.PROFILES:
+        plans = experiments_plans(profile)
+        assert len({provenance.config_hash(plan) for plan in plans}) == len(plans)
         assert len(plans) == 2 * len(feature_bounds.SCALES[profile].datasets)
         for plan in plans:
             assert plan.per_class == feature_bounds.SCALES[profile].relu
@@ -279,7 +280,7 @@ def stored_network(top=(1.0, 0.8), pgd=0.9, bounds=True):
     hidden = {"clean": [1.0, 1.0], "followed": [1.0, 1.0], "logits": [0.0, 0.0], "collisions": [0.9, 0.3]}
     metrics = {"layers": rows, "network": worse, "hidden": {"answers": hidden, "neighbours": hidden}}
     config = {"network": NETWORK, "per_class": 4, "budgets": [1, 2]}
-    record = runs.Record(config, metrics, {}, runs.results_root() / "a.json")
+    record = runs.Record(config, metrics, {}, paths.results_root() / "a.json")
     rows = {"input": {"zero_one": [0.0, 0.0, 0.0]}, "linear_1": {"zero_one": [0.0, 0.05, 0.05]}}
     rows |= {"relu_2": {"zero_one": [0.0, 0.25, 0.35]}}
     found = runs.Record(config | {"budgets": [0.5, 1.5, 2.5]}, {"layers": rows}, {}, record.path)
@@ -345,5 +346,5 @@ def test_the_drawings_show_what_is_stored():
 
 
 def test_a_reader_of_another_profile_computes_nothing():
-    plan = experiment.plan("quick", "digits", "fcnn-benign")
+    plan = experiments_plan("quick", "digits", "fcnn-benign")
     assert ceiling_figures.read(plan, "quick", profile="reference") is None

@@ -29,9 +29,10 @@ from semirobust._collision_cone import Cell, solve, without
 from semirobust._collision_descent import descend
 from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_polish import Guess, Polisher
+from semirobust._collision_result import Collisions
 from semirobust._collision_splitting import Splitting, _on_collision, _on_relu
 from semirobust._collision_verify import _branches, _equations, _gram, _inverse_triangle, verify_pair
-from semirobust.collisions import METHODS, Collisions, enumerate_patterns, find_collisions, linear_collision
+from semirobust.collisions import METHODS, enumerate_patterns, find_collisions, linear_collision
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)

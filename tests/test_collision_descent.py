@@ -18,15 +18,9 @@ from semirobust import _collision_cone
 from semirobust._collision_cone import Cell, solve
 from semirobust._collision_descent import _flipped, _gains, descend
 from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_result import best_of
+from semirobust._collision_result import Collisions, best_of
 from semirobust._collision_verify import verify_pair
-from semirobust.collisions import (
-    Collisions,
-    enumerate_patterns,
-    find_collisions,
-    linear_collision,
-    verify_collisions,
-)
+from semirobust.collisions import enumerate_patterns, find_collisions, linear_collision, verify_collisions
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)

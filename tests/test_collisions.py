@@ -19,9 +19,8 @@ from semirobust import collisions
 from semirobust._collision_cone import solve
 from semirobust._collision_layers import Network, Pattern, unit_scale
 from semirobust._collision_linear import distances, space_of
-from semirobust._collision_operator import operator_row_space
+from semirobust._collision_operator import ConvOperator, operator_row_space
 from semirobust.collisions import (
-    ConvOperator,
     enumerate_patterns,
     find_collisions,
     graph,

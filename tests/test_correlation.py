@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import attacks, correlation, data, layers
+from semirobust import _graph, _probe, _state, attacks, correlation, data
 from semirobust._certificate import feature_constant, is_affine, pair_constants
-from semirobust._probe import best_scale
-from semirobust.correlation import Probe, clipped_margins, distillation_gap, robust_correlation, train_probe
+from semirobust._probe import Probe, best_scale
+from semirobust.correlation import clipped_margins, distillation_gap, robust_correlation, train_probe
 
 
 def linear(weight, bias=None):
@@ -200,7 +200,7 @@ IMAGES = random_images(14, seed=5)
 )
 def test_certified_attacked_clean_are_in_order_image_by_image(seed, layer, eps, size, fast):
     model = tiny_network(seed=seed)
-    width = layers.activations(model, IMAGES.images[:1], [layer])[layer].shape[1] if layer != "input" else 64
+    width = _state.activations(model, IMAGES.images[:1], [layer])[layer].shape[1] if layer != "input" else 64
     weight = torch.randn(10, width, generator=torch.Generator().manual_seed(seed)) * size / width**0.5
     probe = Probe(model, layer, linear(weight))
     found = robust_correlation(
@@ -285,8 +285,8 @@ def test_intervals_hold_the_mean_and_stay_open(values):
 @pytest.mark.parametrize("model", [tiny_network(), warmed(Residual(), (1, 8, 8))])
 def test_features_are_the_outputs_of_the_layer_itself(model):
     model.train()
-    names = layers.weight_layers(model)
-    wanted = layers.activations(model, IMAGES.images, names)
+    names = _graph.weight_layers(model)
+    wanted = _state.activations(model, IMAGES.images, names)
     for name in names:
         probe = Probe(model, name, nn.Linear(wanted[name].shape[1], 3)).train()
         assert torch.equal(probe.features(IMAGES.images), wanted[name])
@@ -504,7 +504,7 @@ def test_a_sum_of_readouts_keeps_at_least_what_its_terms_keep(seed):
     enumeration."""
     generator = torch.Generator().manual_seed(seed)
     probes = [probe_of_input(torch.randn(3, 2, generator=generator)) for _ in range(3)]
-    together = correlation.Sum(probes)
+    together = _probe.Sum(probes)
     images, labels = (
         torch.rand(12, 2, generator=generator),
         torch.tensor([0, 1, 2]).repeat(4),
@@ -522,7 +522,7 @@ def test_a_sum_of_readouts_keeps_at_least_what_its_terms_keep(seed):
 
 def test_a_sum_needs_a_probe_and_a_valid_attack():
     with pytest.raises(ValueError, match="no probe"):
-        correlation.Sum([])
+        _probe.Sum([])
     with pytest.raises(ValueError, match="eps"):
         correlation.attacked_margins(
             probe_of_input(torch.eye(2)), torch.rand(2, 2), torch.tensor([0, 1]), eps=-1

@@ -15,8 +15,9 @@ from pathlib import Path
 import jupytext
 import pytest
 
+from semirobust import __main__, checks, driver, paths, runs, sources, workers
 from semirobust import __main__ as cli
-from semirobust import checks, driver, outputs, runs, sources, workers
+from semirobust.outputs import Outcome, read_manifest
 from semirobust.paths import UsageError
 
 HEADER = """\
@@ -45,7 +46,7 @@ def write(root: Path, name: str, *cells: str) -> Path:
     return path
 
 
-def statuses(outcomes: list[driver.Outcome]) -> dict[str, str]:
+def statuses(outcomes: list[Outcome]) -> dict[str, str]:
     return {outcome.name: outcome.status for outcome in outcomes}
 
 
@@ -212,7 +213,7 @@ def test_outputs_are_whole_and_named_by_how_it_went(mixed) -> None:
         ["01_pass.ipynb", "05_also_pass.ipynb", *(f"{name}.failed.ipynb" for name in failed)]
     )
     text = jupytext.read(folder / "01_pass.ipynb").cells[3].outputs[0].text
-    assert text == f"quick 7 {max(1, workers.cores() // 2)}\n"
+    assert text == f"quick 7 {max(1, paths.cores() // 2)}\n"
     assert "before" in (folder / "02_raise.failed.ipynb").read_text()
     assert all(outcome.log.is_file() for outcome in outcomes)
 
@@ -292,7 +293,7 @@ def test_a_damaged_manifest_is_reported_and_made_again(tmp_path, damage) -> None
     manifest = tmp_path / "manifest.json"
     manifest.write_text(damage)
     lines: list[str] = []
-    assert outputs.read_manifest(manifest, lines.append) == {}
+    assert read_manifest(manifest, lines.append) == {}
     assert "damaged" in lines[0]
 
 
@@ -373,13 +374,13 @@ def test_the_command_line_runs_lists_and_tells_failure(tmp_path, monkeypatch, ca
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     write(tmp_path, "01_a", "print(trials)")
     write(tmp_path, "02_b", "1 / 0")
-    assert cli.main(["list"]) == 0
+    assert __main__.main(["list"]) == 0
     assert capsys.readouterr().out.count("not run") == 2
-    assert cli.main(["--only", "01_a", "-p", "trials=4"]) == 0
+    assert __main__.main(["--only", "01_a", "-p", "trials=4"]) == 0
     assert "1 passed, 0 failed" in capsys.readouterr().out
-    assert cli.main(["run", "--jobs", "1", "--only", "02_b"]) == 1
+    assert __main__.main(["run", "--jobs", "1", "--only", "02_b"]) == 1
     assert "FAILED 02_b: code cell 2: ZeroDivisionError: division by zero" in capsys.readouterr().out
-    assert cli.main(["list"]) == 0
+    assert __main__.main(["list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].split()[:2] == ["01_a", "passed"] and "ZeroDivisionError" in listed[1]
 
@@ -402,7 +403,7 @@ def test_the_command_line_runs_lists_and_tells_failure(tmp_path, monkeypatch, ca
 def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, words, message) -> None:
     monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
     write(tmp_path, "01_a")
-    assert cli.main(words) == 2
+    assert __main__.main(words) == 2
     assert message in capsys.readouterr().err
 
 
@@ -427,7 +428,7 @@ def test_collate_writes_one_table_per_experiment(tmp_path, monkeypatch, capsys) 
         runs.run(
             Config(seed), lambda config: {"accuracy": config.seed / 2}, experiment="tiny", profile="quick"
         )
-    assert cli.main(["collate"]) == 0
+    assert __main__.main(["collate"]) == 0
     table = (tmp_path / "build" / "tables" / "quick" / "tiny.csv").read_text().splitlines()
     assert len(table) == 3 and "metrics.accuracy" in table[0]
     assert "2 runs" in capsys.readouterr().out

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from semirobust import _projection
 from semirobust._cells import Side, neighbour_distances, number_cells
 from semirobust._edge_reference import edge_reference
-from semirobust._projection import Moments, Projection, TwoPasses
-from semirobust.edge import EdgeOptions, as_samples, cell_information, compare, edge, projected_dimensions
+from semirobust._projection import Moments, Projection, TwoPasses, projected_dimensions
+from semirobust.edge import EdgeOptions, as_samples, cell_information, compare, edge
 
 ORACLES = json.loads((Path(__file__).parent / "oracles_edge.json").read_text())["outputs"]
 COLUMNS: dict[str, dict[str, Any]] = {

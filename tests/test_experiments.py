@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import __main__, experiments, runs, training
+from semirobust import __main__, data, experiments, paths, provenance, runs
 from semirobust.experiments import algorithm_1, networks, tables
 from semirobust.experiments._verdicts import verdicts
-from semirobust.training import PGD
+from semirobust.recipe import PGD, short
 
 
 def test_the_paper_profile_is_the_printed_setting():
@@ -33,7 +33,7 @@ def test_the_paper_profile_is_the_printed_setting():
 def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
     for pairs in networks.PAIRS.values():
         for pair in pairs.values():
-            standard, robust = runs.canonical(pair.standard), runs.canonical(pair.robust)
+            standard, robust = provenance.canonical(pair.standard), provenance.canonical(pair.robust)
             assert robust.pop("start", standard) == standard
             assert standard.pop("train") | {"attack": None} == robust.pop("train") | {"attack": None}
             assert standard == robust
@@ -43,9 +43,9 @@ def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
 
 def test_a_robust_network_starts_from_the_trained_standard_one(tmp_path, monkeypatch):
     use_store(tmp_path, monkeypatch)
-    recipe = training.short(1, lr=1e-9, batch_size=64, augment=False, weight_decay=0.0)
+    recipe = short(1, lr=1e-9, batch_size=64, augment=False, weight_decay=0.0)
     common = {"dataset": "digits", "size": 16, "model": "resnet18", "width": 2, "holdout": 200}
-    made = networks.pair(training.short(2, batch_size=64), PGD(0.1, 0.05, 1), adversarial=recipe, **common)
+    made = networks.pair(short(2, batch_size=64), PGD(0.1, 0.05, 1), adversarial=recipe, **common)
     assert made.robust.start == made.standard
     standard, robust = (networks.trained(config)[0] for config in (made.standard, made.robust))
     fresh = networks.build(made.robust)
@@ -61,21 +61,21 @@ def test_a_robust_network_starts_from_the_trained_standard_one(tmp_path, monkeyp
 def test_configurations_without_a_start_keep_their_hashes():
     """Results stored before ``start`` was there are found under their names."""
     plan = next(plan for plan in algorithm_1.plans("reference") if plan.name == "cifar10-width16")
-    assert "start" not in runs.canonical(plan.pair.robust)
-    assert runs.config_hash(plan.baseline) == "aaf26a8e4de1"
-    assert runs.config_hash(plan.trial(4, 0)) == "eed22de1b5d9"
-    assert runs.config_hash(plan.trial(12, 2)) == "fa63db74ef9d"
+    assert "start" not in provenance.canonical(plan.pair.robust)
+    assert provenance.config_hash(plan.baseline) == "aaf26a8e4de1"
+    assert provenance.config_hash(plan.trial(4, 0)) == "eed22de1b5d9"
+    assert provenance.config_hash(plan.trial(12, 2)) == "fa63db74ef9d"
 
 
 def test_every_trial_has_its_own_hash():
     configs = [
         plan.trial(n_fb, t)
-        for p in runs.PROFILES
+        for p in paths.PROFILES
         for plan in algorithm_1.plans(p)
         for n_fb in plan.n_fb
         for t in range(plan.trials)
     ]
-    assert len({runs.config_hash(config) for config in configs}) == len(configs)
+    assert len({provenance.config_hash(config) for config in configs}) == len(configs)
 
 
 def test_printed_tables():
@@ -95,7 +95,7 @@ pytestmark = pytest.mark.one_store
 @pytest.fixture(scope="module")
 def outcome(store):
     """A plan of one-epoch networks of width 2 and one trial of one epoch."""
-    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = short(1, lr=0.05, batch_size=64, augment=False)
     pair = networks.pair(
         recipe, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
     )
@@ -182,7 +182,7 @@ def test_an_unknown_reading_lists_the_known_ones(outcome):
 
 
 def test_a_corrupt_training_checkpoint_is_reported_and_made_again(tmp_path):
-    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = short(1, lr=0.05, batch_size=64, augment=False)
     config = networks.pair(
         recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2
     ).standard
@@ -203,10 +203,10 @@ def test_the_command_runs_an_experiment_by_name(capsys):
 
 
 def test_networks_to_commit_are_measured_as_rounded(tmp_path, monkeypatch):
-    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = short(1, lr=0.05, batch_size=64, augment=False)
     made = networks.pair(recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2)
     exact, _ = networks.trained(made.standard)
-    monkeypatch.setitem(networks.COMMITTED, runs.config_hash(made.standard), "tiny")
+    monkeypatch.setitem(networks.COMMITTED, provenance.config_hash(made.standard), "tiny")
     rounded, _ = networks.trained(made.standard)
     for name, value in exact.state_dict().items():
         wanted = value.half().float() if value.is_floating_point() else value
@@ -215,14 +215,14 @@ def test_networks_to_commit_are_measured_as_rounded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
-@pytest.mark.parametrize("profile", runs.PROFILES)
+@pytest.mark.parametrize("profile", paths.PROFILES)
 def test_what_is_planned_and_stored_is_known_without_any_data(name, profile, monkeypatch, tmp_path):
     """Notebooks of the quick profile ask for the reference results on machines that have no CIFAR-10."""
 
     def no_data(*args, **kwargs):
         raise AssertionError("a plan loads data")
 
-    monkeypatch.setattr(networks.data, "load", no_data)
+    monkeypatch.setattr(data, "load", no_data)
     monkeypatch.setattr(networks, "_load", no_data)
     module = importlib.import_module(f"semirobust.experiments.{name}")
     plans = module.plans(profile)
@@ -252,12 +252,14 @@ def test_every_committed_result_is_found_by_a_plan(monkeypatch):
     wanted = set()
 
     def noted(config, function, *, experiment, profile):
-        path = runs.project_root() / "results" / profile / experiment / f"{runs.config_hash(config)}.json"
+        path = (
+            paths.project_root() / "results" / profile / experiment / f"{provenance.config_hash(config)}.json"
+        )
         wanted.add(path)
-        return runs.Record(runs.canonical(config), {}, {}, path)
+        return runs.Record(provenance.canonical(config), {}, {}, path)
 
     monkeypatch.setattr(runs, "run", noted)
     for name in experiments.EXPERIMENTS:
         experiments.main(name, "reference")
-    committed = set((runs.project_root() / "results" / "reference").glob("*/*.json"))
+    committed = set((paths.project_root() / "results" / "reference").glob("*/*.json"))
     assert committed and committed <= wanted

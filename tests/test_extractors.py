@@ -16,14 +16,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import data, extractors, models
-from semirobust.collisions import (
-    Collisions,
-    ConvOperator,
-    Network,
-    enumerate_patterns,
-    find_collisions,
-    linear_collision,
-)
+from semirobust._collision_layers import Network
+from semirobust._collision_operator import ConvOperator
+from semirobust._collision_result import Collisions
+from semirobust.collisions import enumerate_patterns, find_collisions, linear_collision
 from semirobust.extractors import as_chain, as_layers
 
 quick = settings(max_examples=30)

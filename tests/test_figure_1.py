@@ -6,16 +6,16 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import attacks, dependence, rho, runs, training
+from semirobust import attacks, dependence, paths, recipe, rho
 from semirobust.experiments import algorithm_1, figure_1, networks
 from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.figure_1 import ATTACKS, SizeConfig
 from semirobust.experiments.layerwise import FineTuning
-from semirobust.training import PGD
+from semirobust.recipe import PGD
 
 pytestmark = pytest.mark.one_store
 
-RECIPE = training.short(1, lr=0.05, batch_size=64, augment=False)
+RECIPE = recipe.short(1, lr=0.05, batch_size=64, augment=False)
 PAIR = networks.pair(
     RECIPE, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
 )
@@ -59,7 +59,7 @@ def test_what_a_record_holds(record):
             ]
 
 
-@pytest.mark.parametrize("profile", runs.PROFILES)
+@pytest.mark.parametrize("profile", paths.PROFILES)
 def test_plans_are_the_first_trial_of_algorithm_1(profile):
     plan = next(p for p in algorithm_1.plans(profile) if p.name == figure_1._SETTINGS[profile][0])
     assert [config.n_fb for config in figure_1.plans(profile)] == [12, 8, 4]

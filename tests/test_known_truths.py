@@ -10,17 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import dblquad, quad
 
-from semirobust import measures, runs
+from semirobust import measures, provenance
+from semirobust.experiments import known_truths
 from semirobust.experiments import known_truths as bench
-from semirobust.known_truths import (
-    Erasure,
-    Gaussian,
-    Layer,
-    Merging,
-    Overlap,
-    SymmetricChannel,
-    entropy_bits,
-)
+from semirobust.known_truths import Erasure, Gaussian, Layer, Merging, Overlap, SymmetricChannel, entropy_bits
+from semirobust.measures import cells, classes, ksg
 
 FEW = settings(max_examples=25)
 
@@ -103,8 +97,8 @@ def test_samples_of_finite_laws_have_the_stated_information(law) -> None:
     x, y = law.sample(40_000, np.random.default_rng(0))
     a, b = x.argmax(1), y.argmax(1)
     assert (x.sum(1) == 1).all() and (y.sum(1) == 1).all()
-    assert measures.plug_in(a, b, correction="miller_madow") == pytest.approx(law.bits, abs=0.02)
-    left = entropy_bits(np.bincount(a) / len(a)) - measures.plug_in(a, b)
+    assert classes.plug_in(a, b, correction="miller_madow") == pytest.approx(law.bits, abs=0.02)
+    left = entropy_bits(np.bincount(a) / len(a)) - classes.plug_in(a, b)
     assert left == pytest.approx(law.truths["conditional_entropy"], abs=0.02)
 
 
@@ -113,11 +107,11 @@ def test_samples_of_finite_laws_have_the_stated_information(law) -> None:
 )
 def test_samples_of_smooth_laws_have_the_stated_information(law) -> None:
     x, y = law.sample(6000, np.random.default_rng(1))
-    assert measures.ksg()(x, y, shuffles=1).value == pytest.approx(law.bits, abs=0.06)
+    assert ksg.ksg()(x, y, shuffles=1).value == pytest.approx(law.bits, abs=0.06)
 
 
 @pytest.mark.parametrize(
-    "law", [law for law in bench.LAWS if "linear_cka" in law.truths], ids=lambda law: law.label
+    "law", [law for law in known_truths.LAWS if "linear_cka" in law.truths], ids=lambda law: law.label
 )
 def test_limits_of_the_linear_measures(law) -> None:
     x, y = law.sample(20_000, np.random.default_rng(2))
@@ -126,7 +120,7 @@ def test_limits_of_the_linear_measures(law) -> None:
         assert found == pytest.approx(law.truths[name], abs=0.02)
 
 
-@pytest.mark.parametrize("law", bench.LAWS, ids=lambda law: law.label)
+@pytest.mark.parametrize("law", known_truths.LAWS, ids=lambda law: law.label)
 def test_samples_are_finite_and_of_one_seed(law) -> None:
     x, y = law.sample(50, np.random.default_rng(3))
     again = law.sample(50, np.random.default_rng(3))
@@ -170,11 +164,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, int],
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEMIROBUST_RESULTS", str(tmp_path_factory.mktemp("bench")))
         laws = (Gaussian(32, 0.0), SymmetricChannel(2, 0.1), Layer(2))
-        patch.setattr(bench, "plans", lambda profile: [bench.TruthConfig(law, (100, 400), 3) for law in laws])
-        patch.setitem(bench.LIMIT, "hsic", 100)
-        records = bench.run("quick")
-        assert [record.path for record in bench.run("quick")] == [record.path for record in records]
-    return {(row["law"], row["measure"], row["n"]): row for row in bench.table(records)}
+        patch.setattr(
+            bench, "plans", lambda profile: [known_truths.TruthConfig(law, (100, 400), 3) for law in laws]
+        )
+        patch.setitem(known_truths.LIMIT, "hsic", 100)
+        records = known_truths.run("quick")
+        assert [record.path for record in known_truths.run("quick")] == [record.path for record in records]
+    return {(row["law"], row["measure"], row["n"]): row for row in known_truths.table(records)}
 
 
 def test_bench_summarises_its_repetitions(rows) -> None:
@@ -185,7 +181,7 @@ def test_bench_summarises_its_repetitions(rows) -> None:
     assert row["bias"] == pytest.approx(row["mean"] - 0.531004406)
     assert row["cap"] == pytest.approx(math.log2(400)) == row["log2_n"] and row["seconds"] > 0
     draw = SymmetricChannel(2, 0.1).sample(400, np.random.default_rng([0, 400, 1]))
-    assert row["values"][1] == measures.edge()(*draw).value
+    assert row["values"][1] == cells.edge()(*draw).value
 
 
 def test_infinite_and_unknown_truths_stay_what_they_are(rows) -> None:
@@ -206,10 +202,10 @@ def test_independent_data_in_32_dimensions_score_near_the_cap(rows) -> None:
 
 def test_profiles() -> None:
     with pytest.raises(ValueError, match="quick, reference, paper"):
-        bench.plans("quik")
-    sizes = bench.plans("reference")[0].sizes
-    assert (min(sizes), max(sizes)) == (100, 10_000) and bench.plans("reference")[0].repeats >= 10
-    hashes = [runs.config_hash(config) for config in bench.plans("quick")]
-    assert len(set(hashes)) == len(hashes) == len({law.label for law in bench.LAWS})
-    estimators = {measure.name for measure, _ in bench.ESTIMATORS.values()}
+        known_truths.plans("quik")
+    sizes = known_truths.plans("reference")[0].sizes
+    assert (min(sizes), max(sizes)) == (100, 10_000) and known_truths.plans("reference")[0].repeats >= 10
+    hashes = [provenance.config_hash(config) for config in known_truths.plans("quick")]
+    assert len(set(hashes)) == len(hashes) == len({law.label for law in known_truths.LAWS})
+    estimators = {measure.name for measure, _ in known_truths.ESTIMATORS.values()}
     assert estimators == set(measures.MEASURES)

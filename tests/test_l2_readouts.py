@@ -13,10 +13,10 @@ from small_readouts import labelled, network, points, readout_of
 from torch import nn
 
 from semirobust import l2_readouts
+from semirobust._probe import clip
 from semirobust.l2_readouts import (
     Readout,
     certified_margins,
-    clip,
     lowest_margins,
     own_readout,
     stack,

@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import models
-from semirobust.layers import Split, activations, preserve, trace, weight_layers
+from semirobust._graph import trace, weight_layers
+from semirobust._state import activations, preserve
+from semirobust.layers import Split
 
 SHORTCUTS = [f"stages.{stage}.0.shortcut.0" for stage in (1, 2, 3)]
 MAIN = [

@@ -10,16 +10,16 @@ import torch
 from helpers import tiny_network, use_store
 from torch import nn
 
-from semirobust import attacks, correlation, experiments, layers, models, runs, training
+from semirobust import _graph, _probe, attacks, experiments, layers, models, paths, provenance, recipe
 from semirobust.experiments import algorithm_1, layerwise, networks
 from semirobust.experiments.layerwise import Effort, FineTuning, LayerwiseConfig, ProbeConfig, Sizes
-from semirobust.training import PGD
+from semirobust.recipe import PGD
 
 pytestmark = pytest.mark.one_store
 
 
 PAIR = networks.pair(
-    training.short(1, lr=0.05, batch_size=64, augment=False),
+    recipe.short(1, lr=0.05, batch_size=64, augment=False),
     PGD(0.1, 0.05, 2),
     dataset="digits", size=16, model="resnet18", width=2, holdout=100,
 )  # fmt: skip
@@ -68,13 +68,15 @@ def test_the_plans():
     for plan in (quick, reference, *layerwise.plans("paper")):
         robust = plan.configs[0].pair.robust  # its own width: the names do not depend on it
         model = models.create(robust.model, 10, width=robust.width)
-        names = [correlation.INPUT, *layers.weight_layers(model)]
+        names = [_probe.INPUT, *_graph.weight_layers(model)]
         for config in plan.configs:
             layerwise._check_layers(config.layers, names)
             n_fb = int(config.subject.rpartition("_")[2]) if "_" in config.subject else 0
             if n_fb:  # the first probed layer is the only one of f_a
                 assert [name in names[-n_fb:] for name in config.layers].count(False) == 1
-    hashes = {runs.config_hash(c) for p in runs.PROFILES for plan in layerwise.plans(p) for c in plan.configs}
+    hashes = {
+        provenance.config_hash(c) for p in paths.PROFILES for plan in layerwise.plans(p) for c in plan.configs
+    }
     assert len(hashes) == 4 + 6 + 6
 
 
@@ -200,4 +202,4 @@ def test_bad_configurations():
 
 def test_it_is_registered():
     assert "layerwise" in experiments.EXPERIMENTS
-    assert len(layers.weight_layers(tiny_network())) == 18  # what the layer numbers of the plans refer to
+    assert len(_graph.weight_layers(tiny_network())) == 18  # what the layer numbers of the plans refer to

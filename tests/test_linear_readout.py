@@ -11,8 +11,18 @@ from helpers import Residual, changed, snapshot, tiny_network, warmed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import _readout_solve, attacks, data, layers, linear_readout
-from semirobust.linear_readout import Activations, LinearReadout, Matrix, Sketch
+from semirobust import (
+    _graph,
+    _readout_features,
+    _readout_leak,
+    _readout_solve,
+    _state,
+    attacks,
+    data,
+    linear_readout,
+)
+from semirobust._readout_features import Activations, Matrix, Sketch
+from semirobust.linear_readout import LinearReadout
 
 KINDS = 3
 
@@ -68,9 +78,9 @@ def test_ridge_by_hand():
     ],
 )
 def test_leak_law(d, batch, batches, accuracy):
-    assert linear_readout.leak_accuracy(d, batch, batches) == pytest.approx(accuracy, abs=1e-6)
+    assert _readout_leak.leak_accuracy(d, batch, batches) == pytest.approx(accuracy, abs=1e-6)
     runs = 10 if d > 600 else 30
-    found = linear_readout.simulate_leak(d, batch, batches, runs=runs, seed=1)
+    found = _readout_leak.simulate_leak(d, batch, batches, runs=runs, seed=1)
     assert abs(found.mean - accuracy) <= 3 * found.standard_error
     held_out = found.held_out
     assert abs(held_out.mean() - 0.5) <= 3 * np.sqrt(0.25 / (runs * batch * batches))
@@ -78,26 +88,26 @@ def test_leak_law(d, batch, batches, accuracy):
 
 
 def test_one_batch_leaks_everything():
-    assert linear_readout.leak_accuracy(50, 10, 1) == 1.0
-    assert linear_readout.simulate_leak(50, 10, 1, runs=3).mean == 1.0
+    assert _readout_leak.leak_accuracy(50, 10, 1) == 1.0
+    assert _readout_leak.simulate_leak(50, 10, 1, runs=3).mean == 1.0
 
 
 def test_noise_gram_has_the_law_of_drawn_features():
     """Mean d I and variances d (2 d on the diagonal), and the leak through it is the leak of the law."""
     n, d, draws = 6, 40, 4000
-    found = torch.stack([linear_readout.noise_gram(n, d, seed=seed) for seed in range(draws)])
+    found = torch.stack([_readout_leak.noise_gram(n, d, seed=seed) for seed in range(draws)])
     mean, variance = found.mean(0), found.var(0)
     eye = torch.eye(n, dtype=torch.float64)
     assert (mean - d * eye).abs().max() < 5 * np.sqrt(2 * d / draws)
     assert ((variance / (d * (1 + eye))) - 1).abs().max() < 0.2
     scores = []
     for seed in range(20):
-        gram = linear_readout.noise_gram(200, 400, seed=seed)
+        gram = _readout_leak.noise_gram(200, 400, seed=seed)
         goal = torch.from_numpy(np.random.default_rng(seed).choice([-1.0, 1.0], (200, 1)))
         fit = _readout_solve.algorithm_2(gram, goal, 400, 20)
         scores.append(float(((gram @ fit.coefficients).sign() == goal).double().mean()))
     error = np.std(scores, ddof=1) / np.sqrt(len(scores))
-    assert abs(np.mean(scores) - linear_readout.leak_accuracy(400, 20, 10)) <= 3 * error
+    assert abs(np.mean(scores) - _readout_leak.leak_accuracy(400, 20, 10)) <= 3 * error
 
 
 # --- against dense twins ---
@@ -172,30 +182,30 @@ def test_ridge_is_the_dense_one_and_picks_the_best_strength(n, d):
 def test_what_an_image_is_told_in_its_own_batch_is_its_target():
     """F_k w = (Y_k + sum over l != k of F_k F_l^+ Y_l) / K, and ``out_of_batch`` is the other part alone."""
     source, features, goal = problem(40, 90, seed=5)
-    gram = linear_readout.grams(source)[0]
+    gram = _readout_solve.grams(source)[0]
     assert close(gram, features @ features.T, 1e-12)
     found = _readout_solve.algorithm_2(gram, goal, 90, 10)
-    others = linear_readout.out_of_batch(gram, found, goal, 10)
-    predicted = features @ linear_readout.combine(source, found.coefficients)
+    others = _readout_solve.out_of_batch(gram, found, goal, 10)
+    predicted = features @ _readout_solve.combine(source, found.coefficients)
     assert close(predicted, (goal + 3 * others) / 4, 1e-9)
     for k, at in enumerate([slice(0, 10), slice(10, 20), slice(20, 30), slice(30, 40)]):
         weights = [torch.linalg.pinv(f) @ y for f, y in zip(features.split(10), goal.split(10), strict=True)]
         rest = torch.stack(weights[:k] + weights[k + 1 :]).mean(0)
         assert close(others[at], features[at] @ rest, 1e-9)
     with pytest.raises(ValueError, match="one batch only"):
-        linear_readout.out_of_batch(gram, found, goal, 40)
+        _readout_solve.out_of_batch(gram, found, goal, 40)
 
 
 def test_grams_of_the_first_groups_come_from_one_pass():
     source, features, _ = problem(12, 30, widths=(4, 11, 15))
-    first, both, whole = linear_readout.grams(source, (1, 2, 3))
+    first, both, whole = _readout_solve.grams(source, (1, 2, 3))
     for gram, d in ((first, 4), (both, 15), (whole, 30)):
         assert close(gram, features[:, :d] @ features[:, :d].T, 1e-12)
-    (only,) = linear_readout.grams(source, (2,))
+    (only,) = _readout_solve.grams(source, (2,))
     assert torch.equal(only, both)
     for wrong in ((), (0,), (2, 1), (4,)):
         with pytest.raises(ValueError, match=r"upto must rise within 1\.\.3"):
-            linear_readout.grams(source, wrong)
+            _readout_solve.grams(source, wrong)
 
 
 # --- the projection ---
@@ -204,13 +214,13 @@ def test_grams_of_the_first_groups_come_from_one_pass():
 def test_a_sketch_has_unbiased_products_and_errors_that_fall_with_its_size():
     source, features, _ = problem(8, 400)
     exact = features @ features.T
-    mean = torch.stack([linear_readout.grams(Sketch(source, 20, seed=seed))[0] for seed in range(400)]).mean(
+    mean = torch.stack([_readout_solve.grams(Sketch(source, 20, seed=seed))[0] for seed in range(400)]).mean(
         0
     )
     assert (mean - exact).norm() < 0.1 * exact.norm()
     errors = []
     for size in (25, 100, 400):
-        found = [linear_readout.grams(Sketch(source, size, seed=seed))[0] for seed in range(20)]
+        found = [_readout_solve.grams(Sketch(source, size, seed=seed))[0] for seed in range(20)]
         errors.append(float(torch.stack([(gram - exact).norm() for gram in found]).mean()))
     assert errors[0] > 1.5 * errors[1] > 2.25 * errors[2]  # twice, were the law exact
 
@@ -245,8 +255,8 @@ IMAGES = data.load("digits", "test", limit=30)
 
 
 def test_features_are_the_outputs_of_the_layers_in_blocks_of_any_size(network):
-    names = layers.weight_layers(network)[:9]
-    wanted = layers.activations(network, IMAGES.images, names)
+    names = _graph.weight_layers(network)[:9]
+    wanted = _state.activations(network, IMAGES.images, names)
     together = torch.cat([wanted[name] for name in names], 1)
     source = Activations(network, names, IMAGES.images, batch_size=7, block_bytes=4 * 30 * 50)
     assert source.widths == tuple(wanted[name].shape[1] for name in names)
@@ -259,7 +269,7 @@ def test_features_are_the_outputs_of_the_layers_in_blocks_of_any_size(network):
 @pytest.mark.parametrize("n_fa", [17, 13, 9])
 def test_the_readout_computes_the_fitted_map_and_leaves_the_model_as_found(network, n_fa):
     before, flags = snapshot(network), [module.training for module in network.modules()]
-    names = layers.weight_layers(network)[:n_fa]
+    names = _graph.weight_layers(network)[:n_fa]
     goal = linear_readout.targets(network, IMAGES.images, IMAGES.labels)
     with torch.no_grad():
         assert torch.allclose(goal.float(), network(IMAGES.images), atol=1e-5)
@@ -277,10 +287,10 @@ def test_the_readout_computes_the_fitted_map_and_leaves_the_model_as_found(netwo
 
 
 def test_gradient_in_the_image_is_the_derivative(network):
-    exact, names = copy.deepcopy(network).double(), layers.weight_layers(network)[:5]
+    exact, names = copy.deepcopy(network).double(), _graph.weight_layers(network)[:5]
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 1, 8, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    d = sum(out.shape[1] for out in linear_readout.Features(exact, names)(x))
+    d = sum(out.shape[1] for out in _readout_features.Features(exact, names)(x))
     model = LinearReadout(exact, names, torch.randn(d, 2, generator=generator)).double()
     (slope,) = torch.autograd.grad(model(x)[0, 0], x)
     push, step = torch.randn(x.shape, generator=generator, dtype=torch.float64), 1e-7
@@ -291,7 +301,7 @@ def test_gradient_in_the_image_is_the_derivative(network):
 
 def test_a_model_trained_further_does_not_change_its_readout():
     model = warmed(Residual(), (1, 8, 8))
-    names = layers.weight_layers(model)[:2]
+    names = _graph.weight_layers(model)[:2]
     images = torch.rand(4, 1, 8, 8)
     readout = LinearReadout(model, names, torch.randn(512, 3))
     source = Activations(model, names, images)
@@ -371,11 +381,11 @@ def test_bad_input():
         linear_readout.ridge(source, goal, validation=half, strengths=[0.0])
     for d, batch, count in ((21, 20, 3), (50, 0, 3), (50, 5, 0)):
         with pytest.raises(ValueError, match="the law holds for d > batch"):
-            linear_readout.leak_accuracy(d, batch, count)
+            _readout_leak.leak_accuracy(d, batch, count)
     with pytest.raises(ValueError, match="runs must be at least 2"):
-        linear_readout.simulate_leak(50, 10, 2, runs=1)
+        _readout_leak.simulate_leak(50, 10, 2, runs=1)
     with pytest.raises(ValueError, match="1 <= n <= d"):
-        linear_readout.noise_gram(5, 4)
+        _readout_leak.noise_gram(5, 4)
 
 
 def test_a_condition_number_too_large_for_its_square_is_said():

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from scipy.special import digamma
 from sklearn.feature_selection import mutual_info_regression
 
-from semirobust import measures
 from semirobust.dependence import class_conditional_arrays
 from semirobust.edge import edge
-from semirobust.measures import MEASURES, class_conditional, excess_interval, plug_in
+from semirobust.measures import MEASURES, classes, hsic, ksg, sensitivity
+from semirobust.measures.cells import edge as measures_edge
+from semirobust.measures.classes import plug_in
 from semirobust.measures.hsic import biased_hsic, gaussian_kernel, unbiased_hsic
+from semirobust.measures.interval import excess_interval
 from semirobust.measures.ksg import _counts_by_distances, _counts_by_trees, ksg_bits
+from semirobust.measures.protocol import class_conditional
 
 FEW = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -126,12 +129,12 @@ def test_edge_is_the_class_conditional_dependence_with_its_controls() -> None:
     x, y = gaussian(150, 9, 0.6)
     labels = np.repeat([0, 2, 1], 50)
     options = {"members": 3, "renormalise": True}
-    ours = class_conditional(measures.edge(**options), x, y, labels, shuffles=3, seed=4)
+    ours = class_conditional(measures_edge(**options), x, y, labels, shuffles=3, seed=4)
     theirs = class_conditional_arrays(x, y, labels, shuffles=3, seed=4, **options)
     assert ours.value == pytest.approx(theirs.bits, abs=1e-12)
     assert ours.control == pytest.approx(theirs.control_bits, abs=1e-12)
     assert ours.cap == pytest.approx(theirs.cap_bits, abs=1e-12)
-    assert measures.edge()(x, y).value == pytest.approx(edge(x, y).bits, abs=1e-12)
+    assert measures_edge()(x, y).value == pytest.approx(edge(x, y).bits, abs=1e-12)
 
 
 X, Y = gaussian(40, 2, 0.5)
@@ -168,12 +171,12 @@ def test_bad_input(name: str, x, y, options, error, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: measures.ksg(neighbours=0), "neighbours is 0"),
-        (lambda: measures.ksg(neighbours=40)(X, Y), "lower neighbours"),
-        (lambda: measures.classes(clusters=1), "clusters is 1"),
-        (lambda: measures.classes(correction="none "), "known: none, miller_madow"),
-        (lambda: measures.edge(members=0), "members is 0"),
-        (lambda: measures.sensitivity()(X, Y[:, :1]), "2 coordinates and the attacked ones 1"),
+        (lambda: ksg.ksg(neighbours=0), "neighbours is 0"),
+        (lambda: ksg.ksg(neighbours=40)(X, Y), "lower neighbours"),
+        (lambda: classes.classes(clusters=1), "clusters is 1"),
+        (lambda: classes.classes(correction="none "), "known: none, miller_madow"),
+        (lambda: measures_edge(members=0), "members is 0"),
+        (lambda: sensitivity.sensitivity()(X, Y[:, :1]), "2 coordinates and the attacked ones 1"),
         (lambda: excess_interval(MEASURES["edge"], X, Y, replicates=19), "at least 20"),
         (lambda: excess_interval(MEASURES["edge"], X, Y, level=95), "between 0 and 1"),
         (lambda: plug_in([0, 1], [0]), "shapes"),
@@ -222,7 +225,7 @@ def test_trees_and_distances_count_alike(seed: int, k: int, d: int) -> None:
 def test_ksg_against_scikit_learn_in_one_dimension(seed: int, k: int) -> None:
     x, y = gaussian(300, 1, 0.8, seed)
     theirs = mutual_info_regression(x, y[:, 0], n_neighbors=k, random_state=0)[0] / math.log(2)
-    assert measures.ksg(neighbours=k)(x, y).value == pytest.approx(theirs, abs=1e-6)
+    assert ksg.ksg(neighbours=k)(x, y).value == pytest.approx(theirs, abs=1e-6)
 
 
 @given(seeds, st.floats(-6, 6), st.floats(-3, 3))
@@ -234,7 +237,7 @@ def test_ksg_ignores_units_and_order(seed: int, scale: float, shift: float) -> N
     assert MEASURES["ksg"](moved, y).value == pytest.approx(
         expected, abs=0.02
     )  # rounding may swap a neighbour
-    assert measures.ksg()(y, x).value == pytest.approx(expected, abs=0.02)
+    assert ksg.ksg()(y, x).value == pytest.approx(expected, abs=0.02)
 
 
 def test_ksg_is_right_for_gaussians_and_ties_and_is_not_clipped() -> None:
@@ -286,24 +289,22 @@ def test_argmax_and_clusters_tell_symbols() -> None:
     symbols = np.random.default_rng(0).integers(0, 4, 200)
     x, y = np.eye(4)[symbols], np.eye(2)[symbols // 2]
     for clusters in (None, 4):
-        assert measures.classes(clusters=clusters)(x, y).value == pytest.approx(
-            plug_in(symbols, symbols // 2)
-        )
-    assert measures.classes(clusters=None)(x, y).cap == 1
+        assert classes.classes(clusters=clusters)(x, y).value == pytest.approx(plug_in(symbols, symbols // 2))
+    assert classes.classes(clusters=None)(x, y).cap == 1
 
 
 def test_label_information() -> None:
     labels = np.repeat(np.arange(3), 40)
     outputs = np.eye(3)[labels] + 0.01 * np.random.default_rng(0).standard_normal((120, 3))
     for clusters in (None, 3):
-        found = measures.label_information(outputs, labels, clusters=clusters)
+        found = classes.label_information(outputs, labels, clusters=clusters)
         assert found.value == pytest.approx(math.log2(3)) == found.cap
         assert found.control < 0.15
     noise = np.random.default_rng(1).standard_normal((120, 3))
-    found = measures.label_information(noise, torch.from_numpy(labels), correction="miller_madow")
+    found = classes.label_information(noise, torch.from_numpy(labels), correction="miller_madow")
     assert abs(found.excess) < 0.15 and found.cap is None
     with pytest.raises(TypeError, match="integers"):
-        measures.label_information(outputs, labels.astype(float))
+        classes.label_information(outputs, labels.astype(float))
 
 
 # --- CKA, correlation ---
@@ -376,14 +377,14 @@ def test_kernel_has_the_median_as_its_width() -> None:
 def test_hsic_ignores_rotations_and_one_scale(seed: int, scale: float) -> None:
     x, y = gaussian(30, 3, 0.7, seed)
     moved = 10.0**scale * (x @ rotation(3, seed)) + 2
-    for measure in (measures.hsic(), measures.hsic(biased=True)):
+    for measure in (hsic.hsic(), hsic.hsic(biased=True)):
         assert measure(moved, y).value == pytest.approx(measure(x, y).value, abs=1e-9)
 
 
 def test_hsic_is_unbiased_and_sees_what_correlation_does_not() -> None:
     values = [MEASURES["hsic"](*gaussian(30, 2, 0.0, seed)).value for seed in range(200)]
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(200)
-    biased = [measures.hsic(biased=True)(*gaussian(30, 2, 0.0, seed)).value for seed in range(20)]
+    biased = [hsic.hsic(biased=True)(*gaussian(30, 2, 0.0, seed)).value for seed in range(20)]
     assert np.mean(biased) > 0.003 > 10 * abs(np.mean(values))
     x = np.random.default_rng(0).uniform(-1, 1, 300)
     assert MEASURES["hsic"](x, x**2).excess > 20 * np.std(MEASURES["hsic"](x, x**2, shuffles=20).controls)
@@ -417,7 +418,7 @@ def test_conditional_entropy_is_between_zero_and_the_entropy(seed: int, d: int) 
 @FEW
 def test_sensitivity_of_a_stretch(seed: int, by: float) -> None:
     clean = gaussian(30, 4, 0.0, seed)[0]
-    found = measures.sensitivity()(clean, (1 + by) * clean)
+    found = sensitivity.sensitivity()(clean, (1 + by) * clean)
     assert found.value == pytest.approx(by, abs=1e-12)
     assert found.control > 0.5
 
@@ -425,8 +426,8 @@ def test_sensitivity_of_a_stretch(seed: int, by: float) -> None:
 def test_sensitivity_of_outputs_that_are_zero() -> None:
     clean = np.ones((20, 2))
     clean[0] = 0
-    assert measures.sensitivity()(clean, clean).value == 0
-    assert measures.sensitivity()(clean, clean + 1).value == math.inf
+    assert sensitivity.sensitivity()(clean, clean).value == 0
+    assert sensitivity.sensitivity()(clean, clean + 1).value == math.inf
 
 
 # --- the interval ---
@@ -446,7 +447,7 @@ def test_interval_covers_a_known_truth() -> None:
     excess is to cover the truth itself.
     """
     truth = 1 + 0.2 * math.log2(0.2) + 0.8 * math.log2(0.8)
-    measure = measures.classes(clusters=None)
+    measure = classes.classes(clusters=None)
     found = [excess_interval(measure, *channel(300, seed), replicates=30, shuffles=2) for seed in range(60)]
     covered = sum(interval.low <= truth <= interval.high for interval in found)
     assert covered >= 51

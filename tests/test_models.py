@@ -8,7 +8,8 @@ from helpers import changed, snapshot, warmed
 from torch import nn
 
 from semirobust import models
-from semirobust.layers import activations, weight_layers
+from semirobust._graph import weight_layers
+from semirobust._state import activations
 
 
 @pytest.mark.parametrize(

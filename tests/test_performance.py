@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _weight_path, bounds, experiments, runs, training
+from semirobust import _telescope, _weight_path, experiments, paths, provenance, recipe
 from semirobust._pair import folded_pair
 from semirobust.experiments import algorithm_1, layerwise, networks, performance
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.performance import Effort, PathConfig, PerformanceConfig, Sizes
 from semirobust.layers import Split
-from semirobust.training import PGD
+from semirobust.recipe import PGD
 
 pytestmark = pytest.mark.one_store
 
 
 PAIR = networks.pair(
-    training.short(1, lr=0.05, batch_size=64, augment=False),
+    recipe.short(1, lr=0.05, batch_size=64, augment=False),
     PGD(0.1, 0.05, 2),
     dataset="digits", size=16, model="resnet18", width=2, holdout=100,
 )  # fmt: skip
@@ -133,12 +133,12 @@ def test_the_peeled_product_by_hand():
 
 def test_the_summary_counts_violations():
     images = torch.tensor([[1.0], [3.0]])
-    row = performance.summary(bounds.telescope(chain(1, 10, 10), chain(1, 11, 11), images, 2))
+    row = performance.summary(_telescope.telescope(chain(1, 10, 10), chain(1, 11, 11), images, 2))
     assert row["printed_violated"] == 1.0 and row["layers"] == ["1", "2"]
     assert row["contributions"] == [22.0, 20.0] and row["difference"]["mean"] == 42.0
     assert row["difference"]["quantiles"] == pytest.approx([23.1, 42.0, 60.9])
     assert row["printed_bound"]["mean"] == pytest.approx(2 * math.sqrt(2))
-    tight = performance.summary(bounds.telescope(chain(1, 10), chain(1, 11), images, 1))
+    tight = performance.summary(_telescope.telescope(chain(1, 10), chain(1, 11), images, 1))
     assert tight["printed_violated"] == 0.0  # one layer: (15) is an equality
 
 
@@ -224,8 +224,8 @@ def test_the_plans():
     shared = layerwise.plans("quick")[0].configs[3].fine_tuning
     assert quick.configs[5].fine_tuning == quick.path.fine_tuning == shared
     assert shared.config == trial.fine_tune and quick.path.pair == trial.pair
-    every = [plan for p in runs.PROFILES for plan in performance.plans(p)]
-    hashes = {runs.config_hash(c) for plan in every for c in (*plan.configs, plan.path)}
+    every = [plan for p in paths.PROFILES for plan in performance.plans(p)]
+    hashes = {provenance.config_hash(c) for plan in every for c in (*plan.configs, plan.path)}
     assert len(hashes) == 9 * 3 and [plan.name for plan in every] == [
         "digits",
         "cifar10-width16",

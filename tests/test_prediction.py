@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import measures, prediction, rho, runs, training
-from semirobust.experiments import networks, replication
-from semirobust.experiments import prediction as experiment
-from semirobust.prediction import holm, screen
+from semirobust import measures, provenance, rho, runs
+from semirobust.experiments import networks, prediction, replication
+from semirobust.prediction import Screening, holm, screen
+from semirobust.recipe import PGD, short
 from semirobust.rho import Measurement
-from semirobust.training import PGD
 
 FEW = settings(max_examples=25)
 
@@ -142,25 +141,25 @@ def test_bad_input(scores, success, message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[experiment.Plan, list[runs.Record]]:
+def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[prediction.Plan, list[runs.Record]]:
     """Two trials of one epoch on a network of width 2."""
-    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = short(1, lr=0.05, batch_size=64, augment=False)
     attack = PGD(0.1, 0.05, 1)
     pair = networks.pair(recipe, attack, dataset="digits", size=16, model="resnet18", width=2, holdout=50)
-    plan = experiment.Plan("tiny", pair, 2, 2, 1, 0.1, (0.01, 0.1), 64, 50, 300, 1, 32)
+    plan = prediction.Plan("tiny", pair, 2, 2, 1, 0.1, (0.01, 0.1), 64, 50, 300, 1, 32)
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("RESULTS", "CACHE"):
             patch.setenv(f"SEMIROBUST_{variable}", str(tmp_path_factory.mktemp(variable.lower())))
-        assert experiment.stored(plan, "quick") is None
-        records = experiment.run_plan(plan, "quick")
-        assert [r.metrics for r in experiment.stored(plan, "quick")] == [r.metrics for r in records]
+        assert prediction.stored(plan, "quick") is None
+        records = prediction.run_plan(plan, "quick")
+        assert [r.metrics for r in prediction.stored(plan, "quick")] == [r.metrics for r in records]
     return plan, records
 
 
 def test_a_trial_logs_every_measure_at_every_epoch(trials) -> None:
     _, records = trials
-    names = {*experiment.WITHIN, "conditional_entropy", "label_information", "sensitivity"}
-    assert set(experiment.WITHIN) < set(measures.MEASURES)
+    names = {*prediction.WITHIN, "conditional_entropy", "label_information", "sensitivity"}
+    assert set(prediction.WITHIN) < set(measures.MEASURES)
     for record in records:
         assert [row["epoch"] for row in record.metrics["epochs"]] == [0, 1]
         assert len(record.metrics["layers"]) == 2 and record.metrics["n_test"] == 300
@@ -170,9 +169,9 @@ def test_a_trial_logs_every_measure_at_every_epoch(trials) -> None:
                 assert len(found["values"]) == len(found["controls"]) == 2
                 assert np.isfinite(found["values"]).all() and np.isfinite(found["controls"]).all()
     first, second = (record.metrics["epochs"] for record in records)
-    experiment._start.cache_clear()
-    experiment._networks.cache_clear()
-    fresh = experiment.run_trial(trials[0].trial(1))["epochs"]
+    prediction._start.cache_clear()
+    prediction._networks.cache_clear()
+    fresh = prediction.run_trial(trials[0].trial(1))["epochs"]
     assert first[0] == second[0] == fresh[0], "all trials share their start"
     assert second[1] == fresh[1], "what was measured at the start does not touch what follows"
     assert first[1]["measures"] != second[1]["measures"]
@@ -207,7 +206,7 @@ def test_scores_and_outcomes_are_what_was_logged(trials) -> None:
     )
     found = replication.read(records, plan.k)
     assert [test.name for test in found.tests] == list(scores)
-    assert isinstance(found, prediction.Screening)
+    assert isinstance(found, Screening)
 
 
 def made_records(predictive: float) -> list[runs.Record]:
@@ -315,10 +314,10 @@ def test_at_equal_rate_only_pairs_of_nearly_the_same_rate_count() -> None:
 def test_plans() -> None:
     known = {id(pair) for pairs in networks.PAIRS.values() for pair in pairs.values()}
     for profile in ("quick", "reference", "paper"):
-        for plan in experiment.plans(profile):
+        for plan in prediction.plans(profile):
             assert plan.trials >= 14 and 0 < plan.first < plan.trials and id(plan.pair) in known
             configs = [plan.trial(number) for number in range(plan.trials)]
-            assert len({runs.config_hash(config) for config in configs}) == plan.trials
+            assert len({provenance.config_hash(config) for config in configs}) == plan.trials
             assert len({replace(c.fine_tune, lr=1.0, seed=0) for c in configs}) == 1
     with pytest.raises(ValueError, match="known: quick"):
-        experiment.plans("quik")
+        prediction.plans("quik")

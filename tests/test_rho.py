@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semirobust import data, layers, models, rho, training
+from semirobust import data, layers, models, recipe, rho
 from semirobust.rho import Measurement
 
 
@@ -163,8 +163,8 @@ def networks():
     return robust.eval(), standard.eval()
 
 
-CONFIG = training.short(
-    2, lr=0.05, batch_size=32, attack=training.PGD(0.1, 0.05, 2), augment=False, precision="float32"
+CONFIG = recipe.short(
+    2, lr=0.05, batch_size=32, attack=recipe.PGD(0.1, 0.05, 2), augment=False, precision="float32"
 )
 
 

@@ -82,27 +82,27 @@ CONFIGS = st.builds(
 
 @given(a=CONFIGS, b=CONFIGS)
 def test_hashes_are_equal_exactly_where_configurations_are(a: Config, b: Config) -> None:
-    assert (runs.config_hash(a) == runs.config_hash(b)) == (a == b)
-    assert runs.config_hash(a) == runs.config_hash(dataclasses.replace(a))
+    assert (provenance.config_hash(a) == provenance.config_hash(b)) == (a == b)
+    assert provenance.config_hash(a) == provenance.config_hash(dataclasses.replace(a))
 
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
-    assert runs.config_hash(Config()) == "3b17650bee5d"
+    assert provenance.config_hash(Config()) == "3b17650bee5d"
 
 
 def test_what_the_hash_sees() -> None:
-    base = runs.config_hash(Config())
-    assert runs.config_hash(Config(device="cuda")) == base
-    assert runs.config_hash(Config(seed=0, eps=8 / 255)) == base
-    assert runs.config_hash(Config(eps=1)) == runs.config_hash(Config(eps=1.0))
-    assert runs.config_hash(Config(attack=OtherAttack())) != base
-    assert runs.config_hash(Config(layers=(4, 12, 0))) != base
+    base = provenance.config_hash(Config())
+    assert provenance.config_hash(Config(device="cuda")) == base
+    assert provenance.config_hash(Config(seed=0, eps=8 / 255)) == base
+    assert provenance.config_hash(Config(eps=1)) == provenance.config_hash(Config(eps=1.0))
+    assert provenance.config_hash(Config(attack=OtherAttack())) != base
+    assert provenance.config_hash(Config(layers=(4, 12, 0))) != base
 
 
 def test_a_new_schema_renames_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = runs.config_hash(Config())
+    base = provenance.config_hash(Config())
     monkeypatch.setattr(provenance, "SCHEMA", provenance.SCHEMA + 1)
-    assert runs.config_hash(Config()) != base
+    assert provenance.config_hash(Config()) != base
 
 
 @dataclass
@@ -132,7 +132,7 @@ def test_a_bad_configuration_stops_before_any_work(
 
 def test_a_run_is_stored_once_and_then_loaded() -> None:
     first = go(Config(seed=3))
-    assert first.path.name == f"{runs.config_hash(Config(seed=3))}.json"
+    assert first.path.name == f"{provenance.config_hash(Config(seed=3))}.json"
     assert first.metrics == {"accuracy": 0.5, "interval": [0.25, 0.75], "n": {"test": 4}, "bound": math.inf}
     assert (
         first.config["attack"] == {"class": "Attack", "name": "pgd", "steps": 10}
@@ -191,8 +191,8 @@ def test_a_failing_run_stores_no_result() -> None:
     with pytest.raises(ZeroDivisionError, match="in the attack"):
         go(function=fails)
     assert runs.find("table_1", "quick") == []
-    (error,) = (runs.results_root() / "quick" / "table_1").iterdir()
-    assert error.name == f"{runs.config_hash(Config())}.error.json"
+    (error,) = (paths.results_root() / "quick" / "table_1").iterdir()
+    assert error.name == f"{provenance.config_hash(Config())}.error.json"
     story = storage.read_json(error)
     assert story["status"] == "error" and "ZeroDivisionError: in the attack" in story["error"]
     go()
@@ -234,7 +234,9 @@ def test_collate_gives_flat_rows_and_a_csv(folders: Path) -> None:
         go(Config(seed=seed))
     go(Config(seed=2), lambda config: {"accuracy": math.nan, "note": None})
     rows = runs.collate("table_1", "quick")
-    assert [row["hash"] for row in rows] == sorted(runs.config_hash(Config(seed=seed)) for seed in range(3))
+    assert [row["hash"] for row in rows] == sorted(
+        provenance.config_hash(Config(seed=seed)) for seed in range(3)
+    )
     by_seed = {row["seed"]: row for row in rows}
     assert by_seed[1]["metrics.n.test"] == 4 and by_seed[1]["config.attack.steps"] == 10
     path = runs.write_csv(rows, folders / "out" / "table.csv")
@@ -264,7 +266,7 @@ def test_a_network_is_trained_once() -> None:
     state, meta = runs.network(Config(seed=1), train)
     again, meta_again = runs.network(Config(seed=1), never_train)
     assert torch.equal(state["weight"], again["weight"]) and meta == meta_again
-    (path,) = runs.cache_root().iterdir()  # neither a lock nor checkpoints are left
+    (path,) = paths.cache_root().iterdir()  # neither a lock nor checkpoints are left
     assert meta["sha256"] == storage.sha256(path)
     assert (
         meta["log"] == {"accuracy": [0.1, 0.2]} and meta["config"]["seed"] == 1 and meta["wall_time_s"] >= 0
@@ -290,7 +292,7 @@ def test_a_killed_training_finds_its_checkpoints_again() -> None:
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another"])
 def test_a_damaged_network_is_reported_and_trained_again(damage: str) -> None:
     state, meta = runs.network(Config(), train)
-    path = runs.cache_root() / f"{runs.config_hash(Config())}.safetensors"
+    path = paths.cache_root() / f"{provenance.config_hash(Config())}.safetensors"
     whole = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(whole[:-4])
@@ -374,9 +376,9 @@ def test_folders_follow_the_project_where_nothing_else_is_said(
     for name in ("RESULTS", "CACHE", "FIGURES"):
         monkeypatch.delenv(f"SEMIROBUST_{name}", raising=False)
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
-    assert runs.results_root() == tmp_path / "results"
-    assert runs.cache_root() == tmp_path / ".cache" / "networks"
-    assert runs.figures_root() == tmp_path / "figures"
+    assert paths.results_root() == tmp_path / "results"
+    assert paths.cache_root() == tmp_path / ".cache" / "networks"
+    assert paths.figures_root() == tmp_path / "figures"
 
 
 def test_the_project_is_the_checkout_or_the_current_folder(
@@ -384,11 +386,11 @@ def test_the_project_is_the_checkout_or_the_current_folder(
 ) -> None:
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "checkout" / "semirobust")
     monkeypatch.chdir(tmp_path)
-    assert runs.project_root() == tmp_path
+    assert paths.project_root() == tmp_path
     assert provenance.provenance()["git"] is None
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "pyproject.toml").touch()
-    assert runs.project_root() == tmp_path / "checkout"
+    assert paths.project_root() == tmp_path / "checkout"
 
 
 def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(

@@ -12,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import attacks, dependence, layers, runs, training
+from semirobust import _graph, attacks, dependence, provenance, runs
 from semirobust.experiments import networks, saturation
 from semirobust.experiments.saturation import SaturationConfig
-from semirobust.training import PGD
+from semirobust.recipe import PGD, short
 
 ATTACK = PGD(0.1, 0.05, 2)
 
 
 def tiny() -> networks.NetworkConfig:
-    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = short(1, lr=0.05, batch_size=64, augment=False)
     return networks.pair(recipe, ATTACK, dataset="digits", size=16, model="resnet18", width=2).standard
 
 
@@ -47,7 +47,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> runs.Record:
         )
         with torch.no_grad():
             first.meta["accuracy"] = float((model(attacked).argmax(1) == test.labels).double().mean())
-        first.meta["layers"] = layers.weight_layers(model)
+        first.meta["layers"] = _graph.weight_layers(model)
     return first
 
 
@@ -103,7 +103,7 @@ def test_too_many_images_of_a_class_are_refused_before_any_work(monkeypatch: pyt
 def test_plans() -> None:
     for profile in ("quick", "reference", "paper"):
         configs = saturation.plans(profile)
-        assert len({runs.config_hash(config) for config in configs}) == len(configs) == 2
+        assert len({provenance.config_hash(config) for config in configs}) == len(configs) == 2
         robust, defaults = configs
         assert robust.network.train.attack == robust.attack
         assert replace(defaults, members=1, renormalise=False) == robust

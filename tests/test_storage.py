@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semirobust import storage
+from semirobust import _files, storage
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -134,21 +134,21 @@ def test_every_truncation_and_a_flipped_bit_are_noticed(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = storage.write_atomic(tmp_path / "a", b"old")
+    path = _files.write_atomic(tmp_path / "a", b"old")
 
     def fails(temporary: Path) -> None:
         temporary.write_bytes(b"half of the n")
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        storage.write_atomic(path, fails)
+        _files.write_atomic(path, fails)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_new_file_is_on_the_disk_before_it_replaces_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = storage.write_atomic(tmp_path / "a", b"old")
+    path = _files.write_atomic(tmp_path / "a", b"old")
     events = []
     fsync, replace = os.fsync, os.replace
 
@@ -163,13 +163,13 @@ def test_the_new_file_is_on_the_disk_before_it_replaces_the_old_one(
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)
-    storage.write_atomic(path, b"new")
+    _files.write_atomic(path, b"new")
     new, folder = path.stat().st_ino, tmp_path.stat().st_ino
     assert events == [("flushed", new), ("renamed", new), ("flushed", folder)]
 
 
 def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
-    path = storage.write_atomic(tmp_path / "a", b"old")
+    path = _files.write_atomic(tmp_path / "a", b"old")
     program = (
         "import os, signal, sys\n"
         "from semirobust import storage\n"
@@ -182,10 +182,10 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> No
     assert killed.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     (leftover,) = set(tmp_path.iterdir()) - {path}
-    storage.write_atomic(path, b"new")
+    _files.write_atomic(path, b"new")
     assert leftover.exists()  # it could belong to a living writer
     os.utime(leftover, (0, 0))
-    storage.write_atomic(path, b"newer")
+    _files.write_atomic(path, b"newer")
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"newer"
 
 
@@ -199,8 +199,8 @@ def test_a_folder_whose_parent_is_a_file(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / below
     with pytest.raises(OSError, match="a part of the folder's path is a file"):
-        storage.write_atomic(target, b"")
-    with pytest.raises(OSError, match="a part of the folder's path is a file"), storage.lock(target):
+        _files.write_atomic(target, b"")
+    with pytest.raises(OSError, match="a part of the folder's path is a file"), _files.lock(target):
         pass
 
 
@@ -213,8 +213,8 @@ def test_a_read_only_folder() -> None:
             os.seteuid(65534)  # permissions do not bind root
         try:
             with pytest.raises(PermissionError, match="not writable: change its permissions"):
-                storage.write_atomic(folder / "a", b"")
-            with pytest.raises(PermissionError, match="not writable"), storage.lock(folder / "a"):
+                _files.write_atomic(folder / "a", b"")
+            with pytest.raises(PermissionError, match="not writable"), _files.lock(folder / "a"):
                 pass
         finally:
             os.seteuid(user)
@@ -223,14 +223,14 @@ def test_a_read_only_folder() -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = storage.write_atomic(tmp_path / "a", b"old")
+    path = _files.write_atomic(tmp_path / "a", b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="the disk is full: free some space"):
-        storage.write_atomic(path, b"new")
+        _files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -239,7 +239,7 @@ def test_the_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> Non
 
     def work() -> None:
         for _ in range(20):
-            with storage.lock(path):
+            with _files.lock(path):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.0005)
@@ -268,18 +268,18 @@ def test_the_lock_times_out_naming_its_holder_and_is_freed_by_a_kill(tmp_path: P
             assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
             with (
                 pytest.raises(TimeoutError, match=f"number {holder.pid}"),
-                storage.lock(tmp_path / "thing", timeout=0.1),
+                _files.lock(tmp_path / "thing", timeout=0.1),
             ):
                 pass
         finally:
             holder.kill()
-    with storage.lock(tmp_path / "thing", timeout=5):
+    with _files.lock(tmp_path / "thing", timeout=5):
         assert True  # the system freed it
 
 
 def test_the_lock_is_released_by_an_exception(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), storage.lock(tmp_path / "thing"):
+    with pytest.raises(KeyError), _files.lock(tmp_path / "thing"):
         raise KeyError
-    with storage.lock(tmp_path / "thing", timeout=0):
+    with _files.lock(tmp_path / "thing", timeout=0):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from semirobust import streaming
+from semirobust._graph import weight_layers
+from semirobust._state import activations
 from semirobust.dependence import class_conditional
 from semirobust.edge import Samples, edge
-from semirobust.layers import activations, weight_layers
 from semirobust.streaming import count_runs, each_output, edge_batches
 
 quick = settings(max_examples=40)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import attacks, experiments, layers, linear_readout, runs, training
-from semirobust.experiments import networks, table_2, tables
-from semirobust.experiments.table_2 import ATTACKS, FITS, READOUTS, Sizes
-from semirobust.training import PGD
+from semirobust import _graph, _readout_features, _readout_leak, attacks, experiments, linear_readout, paths
+from semirobust.experiments import _table_2_run, _verdicts, networks, table_2, tables
+from semirobust.experiments._table_2_run import FITS, READOUTS, Sizes
+from semirobust.experiments.table_2 import ATTACKS
+from semirobust.recipe import PGD, short
 
 SIZES = Sizes(60, 20, 10, steps=2, queries=10)
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.one_store
 @pytest.fixture(scope="module")
 def outcome(store):
     """A network of width 2, trained for two epochs; all attacks, AutoAttack on one readout."""
-    recipe = training.short(2, lr=0.05, batch_size=64, augment=False)
+    recipe = short(2, lr=0.05, batch_size=64, augment=False)
     pair = networks.pair(recipe, PGD(0.1, 0.05, 2), dataset="digits", model="resnet18", width=2, holdout=100)
     with pytest.MonkeyPatch.context() as patch:
         use_store(store, patch)
@@ -40,7 +41,7 @@ def test_plans():
     assert (full.network.width, full.sizes.test, full.sizes.autoattack) == (64, 2000, 500)
     assert reference["cifar10-width16"].sizes.test == 2000
     assert [plan.network.model for plan in table_2.plans("paper")] == ["resnet18"]
-    for profile in runs.PROFILES:
+    for profile in paths.PROFILES:
         for plan in table_2.plans(profile):
             assert plan.network.train.attack is not None
             assert plan.config("pgd").n_fa == (17, 13, 9)
@@ -70,12 +71,12 @@ def test_every_cell_is_there(outcome):
                     for made in ("transfer", "adaptive"):
                         summary = cells[fit][made]
                         assert summary["n"] == n
-                        assert table_2.verdicts(summary).mean() == pytest.approx(summary["accuracy"])
+                        assert _verdicts.verdicts(summary).mean() == pytest.approx(summary["accuracy"])
             assert row["readouts"]["algorithm_2"]["scored"]["out_of_batch"]["n"] == n
             assert all(len(row["controls"][name]) == 5 for name in ("permuted", "noise", "random_weights"))
         assert outcome.records[attack].metrics["batches"] == n // 10
-        clean = table_2.verdicts(outcome.star("none"))[:n]
-        attacked = table_2.verdicts(outcome.star(attack, "adaptive"))
+        clean = _verdicts.verdicts(outcome.star("none"))[:n]
+        attacked = _verdicts.verdicts(outcome.star(attack, "adaptive"))
         assert not (attacked & ~clean).any()  # what is misclassified already stays so
 
 
@@ -85,9 +86,9 @@ def test_the_cells_are_those_of_the_public_functions(outcome):
     net = networks.trained(plan.network)[0]
     test = networks.test_images(plan.network, 120)
     attacked = attacks.perturb(net, test.images, test.labels, "pgd", eps=0.1, step=0.05, steps=2)
-    names = layers.weight_layers(net)[:13]
+    names = _graph.weight_layers(net)[:13]
     for fit, at in (("scored", slice(0, 60)), ("other", slice(60, 120))):
-        source = linear_readout.Activations(net, names, attacked[at])
+        source = _readout_features.Activations(net, names, attacked[at])
         for readout, (way, kind) in READOUTS.items():
             goal = linear_readout.targets(net, attacked[at], test.labels[at], kind)
             if way == "algorithm_2":
@@ -98,7 +99,7 @@ def test_the_cells_are_those_of_the_public_functions(outcome):
             with torch.no_grad():
                 right = (model(attacked[:60]).argmax(1) == test.labels[:60]).numpy()
             cell = outcome.row("pgd", 13)["readouts"][readout][fit]
-            assert (right != table_2.verdicts(cell["transfer"])).sum() <= 1  # a tie may round the other way
+            assert (right != _verdicts.verdicts(cell["transfer"])).sum() <= 1  # a tie may round the other way
             again = attacks.evaluate(
                 model, test.images[:60], test.labels[:60], "pgd", eps=0.1, step=0.05, steps=2
             )
@@ -115,14 +116,14 @@ def test_stopping_at_the_first_success_changes_no_verdict_of_the_network_but_the
         for cells in rules.values():
             assert cells.keys() == {"star", "scored", "out_of_batch", "other"}
             assert {summary["n"] for summary in cells.values()} == {images}
-        clean = table_2.verdicts(outcome.star("none"))[:images]
-        stopped = table_2.verdicts(rules["first_success"]["star"])
+        clean = _verdicts.verdicts(outcome.star("none"))[:images]
+        stopped = _verdicts.verdicts(rules["first_success"]["star"])
         assert not (stopped & ~clean).any()  # what is misclassified stays where it is
     full = outcome.stopping[60].metrics["all_steps"]
     assert full["star"]["correct"] == outcome.star("pgd")["correct"]
     row = outcome.row("pgd", 17)["readouts"]["algorithm_2"]
     for fit in FITS:
-        difference = table_2.verdicts(full[fit]) != table_2.verdicts(row[fit]["transfer"])
+        difference = _verdicts.verdicts(full[fit]) != _verdicts.verdicts(row[fit]["transfer"])
         assert difference.sum() <= 1
     assert full["out_of_batch"]["correct"] == row["scored"]["out_of_batch"]["correct"]
 
@@ -134,7 +135,7 @@ def test_noise_leaks_what_the_law_says_and_nothing_to_other_images(outcome):
             row = outcome.row(attack, n_fa)
             controls = row["controls"]
             d = row["features"]
-            law = linear_readout.leak_accuracy(d, 10, 6)
+            law = _readout_leak.leak_accuracy(d, 10, 6)
             assert np.mean(controls["noise"]) > law - 0.15
             spread = np.sqrt(0.25 / (5 * 60))
             assert np.mean(controls["noise_held_out"]) < controls["chance"] + 4 * spread
@@ -176,6 +177,6 @@ def test_bad_configurations_are_refused_before_any_training(outcome, monkeypatch
     network = outcome.plan.network
     standard = replace(network, train=replace(network.train, attack=None))
     with pytest.raises(ValueError, match="adversarially trained"):
-        table_2.run_readouts(table_2.ReadoutConfig(standard, "pgd", SIZES))
+        _table_2_run.run_readouts(_table_2_run.ReadoutConfig(standard, "pgd", SIZES))
     with pytest.raises(ValueError, match="two sets of 251 test images are needed; digits has 500"):
-        table_2.run_readouts(table_2.ReadoutConfig(network, "pgd", replace(SIZES, test=251)))
+        _table_2_run.run_readouts(_table_2_run.ReadoutConfig(network, "pgd", replace(SIZES, test=251)))

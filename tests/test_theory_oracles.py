@@ -11,8 +11,7 @@ from itertools import product
 
 import pytest
 
-from semirobust import enumeration, information
-from semirobust import instances as inst
+from semirobust import _binary_entropy, enumeration, information, instances
 from semirobust.corrected import corrected_bounds, displacement, distillation_gap, eta, lipschitz_bound
 from semirobust.experiments import tables
 from semirobust.finite import LADDER, SKEW, FiniteModel
@@ -61,7 +60,7 @@ def test_canonical_models(model, j, gamma, ce, error, q, edges) -> None:
     assert found.bits == close(ce / LN2)
     assert found.q == tuple(F(value) for value in q.split())
     assert model.label_information(j) == close(model.label_entropy() - ce)
-    assert information.inverse_binary_entropy(found.bits) == close(error)
+    assert _binary_entropy.inverse_binary_entropy(found.bits) == close(error)
     assert enumeration.best_soft_correlation(model, j) == close(float(gamma))
     assert enumeration.minimax_correlation(model, j) == close(float(gamma))
     if j > 1:
@@ -85,7 +84,7 @@ def test_scale_gauge() -> None:
 
 
 def test_three_classes() -> None:
-    triangle = (inst.TRIANGLE.labels, inst.TRIANGLE.masses, inst.TRIANGLE.reached)
+    triangle = (instances.TRIANGLE.labels, instances.TRIANGLE.masses, instances.TRIANGLE.reached)
     hard, soft = enumeration.multiclass_accuracy(*triangle)
     assert hard == F(1, 3)
     assert soft == close(0.5)
@@ -104,7 +103,7 @@ def test_sandwich_for_soft_classifiers_of_three_classes() -> None:
         ce = enumeration.multiclass_cross_entropy((0, 1, 2), (F(1, 3),) * 3, reached) / LN2
         error = min(max(1 - soft, 0.0), 1.0)
         assert error <= ce / 2 + 1e-6
-        assert ce <= information.binary_entropy(error) + error + 1e-6
+        assert ce <= _binary_entropy.binary_entropy(error) + error + 1e-6
 
 
 def test_two_classes_are_the_same_by_every_route() -> None:
@@ -132,13 +131,13 @@ def test_pull_back_identity() -> None:
 
 
 def test_linear_probes_can_rise_with_depth() -> None:
-    assert [enumeration.best_linear_correlation(inst.XOR, j) for j in (1, 2)] == [close(0), close(1)]
-    assert [inst.XOR.gamma_star(j) for j in (1, 2)] == [1, 1]
+    assert [enumeration.best_linear_correlation(instances.XOR, j) for j in (1, 2)] == [close(0), close(1)]
+    assert [instances.XOR.gamma_star(j) for j in (1, 2)] == [1, 1]
 
 
 def test_arbitrary_feature_maps_before_a_layer() -> None:
-    assert [m.gamma_star(m.depth) for m in inst.ARBITRARY_K.values()] == [1, 1, 0]
-    assert list(inst.ARBITRARY_K) == ["f1", "f2 after K", "f2 after f1"]
+    assert [m.gamma_star(m.depth) for m in instances.ARBITRARY_K.values()] == [1, 1, 0]
+    assert list(instances.ARBITRARY_K) == ["f1", "f2 after K", "f2 after f1"]
 
 
 # Lemma 1
@@ -153,7 +152,7 @@ def value(h: F) -> F:
 
 
 def test_lemma_1_with_constant_shifts_is_false() -> None:
-    model = inst.LEMMA_1_CONSTANT
+    model = instances.LEMMA_1_CONSTANT
     assert model.robust_correlation(0, label) == 1
     for k in (0, 1):  # B1 and B2 hold for every constant shift
         shift = model.constant_attack(k)
@@ -168,13 +167,13 @@ def test_lemma_1_with_constant_shifts_is_false() -> None:
 
 
 def test_lemma_1_with_all_attack_maps_does_not_need_b1() -> None:
-    model = inst.LEMMA_1_MAPS
+    model = instances.LEMMA_1_MAPS
     assert model.dependence(1) == close(LN2)
     assert enumeration.largest_density_ratio(model, 1) == 2
     assert growth_range(model, 1, label, value) == (F(-13, 4), F(-13, 4))
     assert model.robust_correlation(0, label) == 1
     assert model.robust_correlation(1, value) == F(17, 4) >= 1 + 1 + 2
-    collapse = inst.LEMMA_1_COLLAPSE
+    collapse = instances.LEMMA_1_COLLAPSE
     assert growth_range(collapse, 1, label, value) == (-1, -1)  # growth 1 < 1 + U
     assert enumeration.largest_density_ratio(collapse, 1) == 1
     assert collapse.dependence(1) == 0
@@ -182,11 +181,11 @@ def test_lemma_1_with_all_attack_maps_does_not_need_b1() -> None:
 
 
 def test_the_steps_of_the_proof() -> None:
-    step = step_22(inst.STEP_22, 0, value)
+    step = step_22(instances.STEP_22, 0, value)
     assert (step.left, step.right, step.holds) == (-1, 0, False)
-    step = step_23(inst.STEP_23, 0, lambda z: (-1) ** z)
+    step = step_23(instances.STEP_23, 0, lambda z: (-1) ** z)
     assert (step.left, step.right, step.holds) == (-1, -HALF, False)
-    step = step_24(inst.STEP_24, 1)
+    step = step_24(instances.STEP_24, 1)
     assert (step.left, step.holds) == (1, False)
     assert step.right == close(2.079441541680)
 
@@ -202,7 +201,7 @@ def test_the_steps_keep_y_outside_the_infimum_as_printed() -> None:
 
 def test_the_steps_hold_without_an_adversary() -> None:
     """With one perturbation all infima are trivial: (22) needs labels +1, (23) nothing, (24) is loose."""
-    for model in (inst.XOR, *inst.FOUR_CORNERS.values()):
+    for model in (instances.XOR, *instances.FOUR_CORNERS.values()):
         readout = {z: F(i, 7) for i, z in enumerate(model.alphabet(1))}
         assert step_23(model, 1, readout).holds
         assert step_22(model, 1, readout).holds
@@ -292,7 +291,7 @@ def test_gauss_meets_a2_at_a_growing_scale_while_robustness_falls() -> None:
     ],
 )
 def test_no_go(after, before, bits) -> None:
-    model = inst.no_go(after, before, bits)
+    model = instances.no_go(after, before, bits)
     assert model.gamma_star(0) == before
     assert model.gamma_star(1) == after
     assert model.label_entropy() == close(LN2)
@@ -303,10 +302,10 @@ def test_no_go(after, before, bits) -> None:
 def test_no_go_refuses_other_numbers() -> None:
     for after, before in ((F(1, 2), F(1, 3)), (F(-1, 2), F(1, 3)), (F(1, 2), F(4, 3))):
         with pytest.raises(ValueError, match="0 <= after <= before <= 1"):
-            inst.no_go(after, before, 1)
+            instances.no_go(after, before, 1)
     for bits in (-1, 13, 1.0, True):
         with pytest.raises(ValueError, match="whole number from 0 to 12"):
-            inst.no_go(F(0), F(1), bits)  # type: ignore[arg-type]
+            instances.no_go(F(0), F(1), bits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +313,7 @@ def test_no_go_refuses_other_numbers() -> None:
     [("y, n1, n2, n3", 3, 8, 1), ("n1, n2, n3", 3, 8, 0), ("y", 0, 1, 1), ("constant", 0, 1, 0)],
 )
 def test_four_corners(name, bits, ratio, after) -> None:
-    model = inst.FOUR_CORNERS[name]
+    model = instances.FOUR_CORNERS[name]
     assert model.dependence(1) / LN2 == close(bits)
     assert model.density_ratio(1) == ratio
     assert (model.gamma_star(0), model.gamma_star(1)) == (1, after)
@@ -331,7 +330,7 @@ def test_label_information_form() -> None:
     assert found.label_information == close(1 - 0.5509775004326939)
     assert found.upper == close(1 - 2 * 0.12765707037276414)
     # what the sandwich says at layer 2 of SKEW: 0.1277 <= R* = 1/5 <= 0.2755
-    assert information.inverse_binary_entropy(SKEW.cross_entropy(2).bits) == close(0.127657070)
+    assert _binary_entropy.inverse_binary_entropy(SKEW.cross_entropy(2).bits) == close(0.127657070)
     assert SKEW.cross_entropy(2).bits / 2 == close(0.275488750)
 
 
@@ -358,7 +357,7 @@ def test_distillation_gap_form() -> None:
 
 
 def test_lipschitz_form() -> None:
-    model = inst.SLOPE
+    model = instances.SLOPE
     assert displacement(model, 1) == F(1, 4)
     assert model.correlation(2, value) == F(3, 2)
     assert lipschitz_bound(model, 1, 2, value, 3) == F(3, 4) == model.robust_correlation(2, value)

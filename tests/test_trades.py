@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import data, models, trades, training
+from semirobust import data, models, recipe, trades, training
 from semirobust.ascent import ascend, flat_norm, random_start
 from semirobust.recipe import PGD, PGDL2, TRADES, TrainConfig
 from semirobust.training import epochs, train
@@ -199,7 +199,7 @@ def test_training_makes_robust_in_l2(attack: PGDL2 | TRADES) -> None:
     accuracy = []
     for inner in (None, attack):
         model = models.create("fcnn", 2, threes.shape, width=30, seed=0)
-        train(model, threes, training.short(16, lr=0.05, batch_size=32, augment=False, attack=inner))
+        train(model, threes, recipe.short(16, lr=0.05, batch_size=32, augment=False, attack=inner))
         x, labels, options = threes.images, threes.labels, {"eps": 0.9, "step": 0.225, "steps": 20}
         moved = ascend(model.eval(), x, labels, norm="l2", **options)
         accuracy.append(float((model(moved).argmax(1) == labels).float().mean()))

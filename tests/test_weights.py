@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from semirobust import attacks, runs, storage
-from semirobust.experiments import networks, table_2
+from semirobust import attacks, provenance, runs, storage
+from semirobust.experiments import _verdicts, networks, table_2
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 CONFIGS = {
-    networks.COMMITTED[runs.config_hash(config)]: config
+    networks.COMMITTED[provenance.config_hash(config)]: config
     for pair in networks.PAIRS["reference"].values()
     for config in (pair.standard, pair.robust)
-    if runs.config_hash(config) in networks.COMMITTED
+    if provenance.config_hash(config) in networks.COMMITTED
 }
 PRESENT = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
@@ -31,7 +31,7 @@ def test_the_adversarially_trained_network_is_there_and_nothing_without_a_config
 def test_a_committed_network_is_what_its_name_says(name, monkeypatch):
     config, state = CONFIGS[name], runs.reference_weights(name)
     tensors, meta = storage.load_tensors(FOLDER / f"{name}.safetensors")
-    assert meta["config"] == runs.canonical(config)
+    assert meta["config"] == provenance.canonical(config)
     assert meta["git"]["dirty"] is False
     epochs = [epoch["epoch"] for epoch in meta["log"]["epochs"]]
     assert epochs == list(range(1, config.train.epochs + 1))
@@ -62,5 +62,5 @@ def test_the_committed_network_has_the_verdicts_that_are_stored(monkeypatch):
     test = networks.test_images(plan.network, 500)
     for attack in ("none", "fgsm"):
         found = attacks.evaluate(model, test.images, test.labels, attack, eps=8 / 255, seed=0)
-        stored = table_2.verdicts(outcome.star(attack))[:500]
+        stored = _verdicts.verdicts(outcome.star(attack))[:500]
         assert (found.correct.numpy() != stored).mean() <= 0.01  # sums in another order

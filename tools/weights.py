@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from semirobust import runs, storage
+from semirobust import _files, paths, provenance, storage
 from semirobust.experiments import networks
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -19,8 +19,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "weights"
 def main(pair_name: str = "cifar10-width16-seed1") -> None:
     pair = networks.PAIRS["reference"][pair_name]
     for config in (pair.standard, pair.robust):
-        name = networks.COMMITTED[runs.config_hash(config)]
-        cached = runs.cache_root() / f"{runs.config_hash(config)}.safetensors"
+        name = networks.COMMITTED[provenance.config_hash(config)]
+        cached = paths.cache_root() / f"{provenance.config_hash(config)}.safetensors"
         if not cached.exists():
             print(f"{name}: left out, as {cached} is not there (experiment algorithm_1 trains it)")
             continue
@@ -29,7 +29,7 @@ def main(pair_name: str = "cifar10-width16-seed1") -> None:
         path = storage.save_tensors(FOLDER / f"{name}.safetensors", rounded, meta)
         print(f"{path}: {path.stat().st_size:,} bytes")
     lines = [f"{storage.sha256(path)}  {path.name}\n" for path in sorted(FOLDER.glob("*.safetensors"))]
-    storage.write_atomic(FOLDER / "SHA256SUMS", "".join(lines).encode())
+    _files.write_atomic(FOLDER / "SHA256SUMS", "".join(lines).encode())
 
 
 if __name__ == "__main__":

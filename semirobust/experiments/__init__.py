@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from semirobust import runs
+from semirobust import paths
 
 Say = Callable[[str], None]
 
@@ -35,7 +35,7 @@ def main(name: str, profile: str, *, say: Say = lambda line: None) -> None:
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}")
-    runs.check_profile(profile)
+    paths.check_profile(profile)
     experiment = import_module(f"{__name__}.{name}")  # on demand: some need torch, others are quick to load
     if hasattr(experiment, "run_plan"):
         for plan in experiment.plans(profile):
@@ -49,6 +49,6 @@ def stored_outcomes(name: str, profile: str) -> list[tuple[str, Any]]:
     then of ``reference`` and ``paper``. Computes nothing.
     """
     experiment = import_module(f"{__name__}.{name}")
-    wanted = dict.fromkeys([runs.check_profile(profile), "reference", "paper"])
+    wanted = dict.fromkeys([paths.check_profile(profile), "reference", "paper"])
     found = ((where, experiment.stored(plan, where)) for where in wanted for plan in experiment.plans(where))
     return [(where, outcome) for where, outcome in found if outcome is not None]

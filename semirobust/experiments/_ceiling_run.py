@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import l2_readouts
-from semirobust.l2_readouts import Readout, clip
+from semirobust import _probe, l2_readouts
+from semirobust._probe import clip
+from semirobust.l2_readouts import Readout
 from semirobust.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def rescaled(scene: Scene, own: Readout) -> Iterator[Readout]:
     x, y = scene.others.x[keep], scene.others.y[keep]
     for budget in scene.config.budgets:
         lowest, _ = l2_readouts.lowest_margins(own, x, y, eps=budget, restarts=1)
-        yield Readout(own.features, own.head, l2_readouts.best_scale(lowest))
+        yield Readout(own.features, own.head, _probe.best_scale(lowest))
 
 
 def measured(scene: Scene, readouts: Iterable[Readout]) -> Columns:

@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import attacks, dependence, layers, rho, runs
+from semirobust import _graph, attacks, dependence, paths, rho, runs
 from semirobust.data import Images
+from semirobust.evaluation import Evaluation, GradientMaskingWarning
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import Pair
-from semirobust.training import TrainConfig
+from semirobust.recipe import TrainConfig
 from semirobust.view import fast_dtype
 
 EXPERIMENT = "algorithm_1"
@@ -109,7 +110,7 @@ def plans(profile: str) -> list[Plan]:
     """The plans of a profile; ``paper`` is as printed (T = 10 trials of at most 10 epochs, rate 0.001, batch
     512), but that f_b is not trained on the images that validate."""
     made = []
-    for name, pair in networks.PAIRS[runs.check_profile(profile)].items():
+    for name, pair in networks.PAIRS[paths.check_profile(profile)].items():
         sizes, trials, changes = _SETTINGS.get(name, _SETTINGS[profile])
         made.append(Plan(name, pair, (4, 12), trials, sizes, _fine_tune(pair, **changes)))
     return made
@@ -127,7 +128,7 @@ def _pair_networks(pair: Pair, say: Callable[[str], None] = _quiet) -> tuple[nn.
     return networks.trained(pair.standard, say=say)[0], networks.trained(pair.robust, say=say)[0]
 
 
-def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attack: str) -> attacks.Evaluation:
+def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attack: str) -> Evaluation:
     """One attack on the images; AutoAttack on the first ``sizes.autoattack`` of them."""
     images, labels = subject.images, subject.labels
     effort: dict[str, Any] = {}
@@ -138,11 +139,11 @@ def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attac
         effort = {"steps": 10 if attack == WEAK else sizes.steps, "queries": sizes.queries}
     name = "autoattack" if attack == WEAK else attack
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", attacks.GradientMaskingWarning)  # kept in the result instead
+        warnings.simplefilter("ignore", GradientMaskingWarning)  # kept in the result instead
         return attacks.evaluate(model, images, labels, name, eps=pair.attack.eps, seed=0, **effort)
 
 
-def _summary(evaluation: attacks.Evaluation) -> dict[str, Any]:
+def _summary(evaluation: Evaluation) -> dict[str, Any]:
     """The verdicts, and what the evaluation says of itself."""
     return summary(evaluation.correct) | {
         "zero_gradient_share": evaluation.zero_gradient_share,
@@ -181,7 +182,7 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
             name: _dependence(subjects[name], config.pair, test, max(config.n_fb))
             for name in ("standard", "robust")
         },
-        "layers": layers.weight_layers(robust),
+        "layers": _graph.weight_layers(robust),
         "attack_precision": str(fast_dtype()).removeprefix("torch."),
     }
 
@@ -235,7 +236,7 @@ def run_trial(
         strongest[epoch] = _summary(_evaluate(final, config.pair, config.sizes, test, "autoattack"))
     return {
         "epochs": rows,
-        "layers": [list(names) for names in pairwise(layers.weight_layers(robust))][-config.n_fb :],
+        "layers": [list(names) for names in pairwise(_graph.weight_layers(robust))][-config.n_fb :],
         "acc_star": star,
         "acc_star_validation": star_validation,
         "stops": stops,

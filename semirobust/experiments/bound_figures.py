@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from semirobust import figures, runs
-from semirobust._collision_layers import Array
+from semirobust import figures, paths, runs
+from semirobust._collision_checks import Array
 from semirobust.experiments import feature_bounds
 from semirobust.experiments.feature_bounds import BoundsConfig
 
@@ -73,7 +73,7 @@ class Bound:
 
 def places(profile: str) -> list[tuple[str, str]]:
     """(profile, data set) of what a notebook shows: its own, and the reference results beside them."""
-    shown = dict.fromkeys((runs.check_profile(profile), "reference"))
+    shown = dict.fromkeys((paths.check_profile(profile), "reference"))
     return [(where, dataset) for where in shown for dataset in feature_bounds.SCALES[where].datasets]
 
 

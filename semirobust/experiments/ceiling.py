@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semirobust import extractors, l2_readouts, runs, transfer
+from semirobust import extractors, l2_readouts, paths, runs, transfer
 from semirobust.experiments import _ceiling_run, feature_bounds, second_paper
 from semirobust.experiments._ceiling_run import Points, Scene
 from semirobust.experiments.feature_bounds import LAYERS, NAMES, BoundsConfig
@@ -83,7 +83,7 @@ _EFFORT = {"quick": Effort(certified=3.0)}
 
 def plan(profile: str, dataset: str, network: str) -> CeilingConfig:
     """The configuration of one network, such as ``fcnn-pgd-2``."""
-    found = second_paper.NETWORKS[runs.check_profile(profile)][f"{dataset}-{network}"]
+    found = second_paper.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
     effort = _EFFORT.get(profile, Effort())
     return CeilingConfig(found, feature_bounds.SCALES[profile].relu, BUDGETS[dataset], effort)
 
@@ -92,7 +92,7 @@ def plans(profile: str) -> list[CeilingConfig]:
     """The networks with the bounds of all their layers."""
     return [
         plan(profile, dataset, network)
-        for dataset in feature_bounds.SCALES[runs.check_profile(profile)].datasets
+        for dataset in feature_bounds.SCALES[paths.check_profile(profile)].datasets
         for network in feature_bounds.EVERY_LAYER
     ]
 

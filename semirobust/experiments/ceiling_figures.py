@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
 from semirobust import figures, runs, transfer
-from semirobust.experiments import ceiling, feature_bounds
+from semirobust.experiments import feature_bounds
 from semirobust.experiments.bound_figures import BUDGET, training_name, training_of
-from semirobust.experiments.ceiling import CeilingConfig
+from semirobust.experiments.ceiling import CeilingConfig, run_config, stored
 from semirobust.experiments.feature_bounds import LAYERS, NAMES
 
 Floats = npt.NDArray[np.float64]
@@ -117,8 +117,8 @@ def read(config: CeilingConfig, where: str, *, profile: str) -> Network | None:
     another profile only what is stored, or None."""
     bounds = feature_bounds.deep(where, config.network.dataset, f"fcnn-{config.network.training}")
     if where == profile:
-        return Network(ceiling.run_config(config, where), feature_bounds.run_config(bounds, where))
-    record = ceiling.stored(config, where)
+        return Network(run_config(config, where), feature_bounds.run_config(bounds, where))
+    record = stored(config, where)
     return None if record is None else Network(record, feature_bounds.stored(bounds, where))
 
 

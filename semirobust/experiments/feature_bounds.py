@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import collision_search, conflict_curve, extractors, runs
-from semirobust._collision_layers import Array
+from semirobust import collision_search, conflict_curve, extractors, paths, provenance, runs
+from semirobust._collision_checks import Array
 from semirobust.collision_search import Search
 from semirobust.collisions import linear_distances
 from semirobust.experiments import second_paper
 from semirobust.experiments.second_paper import ExtractorConfig
-from semirobust.workers import cores
+from semirobust.paths import cores
 
 EXPERIMENT = "feature_bounds"
 
@@ -94,7 +94,7 @@ def budgets(dataset: str) -> tuple[float, ...]:
 
 def linear(profile: str, dataset: str, network: str, *, layer: str = "linear_1") -> BoundsConfig:
     """An exact bound: behind the first linear layer of a network (``fcnn-pgd-2``), or on the images."""
-    found = second_paper.NETWORKS[runs.check_profile(profile)][f"{dataset}-{network}"]
+    found = second_paper.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
     return BoundsConfig(found, (layer,), SCALES[profile].linear, budgets(dataset))
 
 
@@ -104,7 +104,7 @@ EVERY_LAYER = ("fcnn-benign", "fcnn-pgd-2")
 
 def deep(profile: str, dataset: str, network: str) -> BoundsConfig:
     """The bounds of the layers of a fully connected network, on fewer images, those behind ReLUs too."""
-    found = second_paper.NETWORKS[runs.check_profile(profile)][f"{dataset}-{network}"]
+    found = second_paper.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
     if network in EVERY_LAYER:
         layers = tuple(LAYERS)
     elif network.startswith("fcnn-"):
@@ -116,7 +116,7 @@ def deep(profile: str, dataset: str, network: str) -> BoundsConfig:
 
 def names(profile: str, dataset: str, architecture: str) -> list[str]:
     """The networks of an architecture, ``fcnn``: ``fcnn-benign``, ``fcnn-pgd-1`` and so on."""
-    known = second_paper.NETWORKS[runs.check_profile(profile)]
+    known = second_paper.NETWORKS[paths.check_profile(profile)]
     start = f"{dataset}-{architecture}-"
     return [name.removeprefix(f"{dataset}-") for name in known if name.startswith(start)]
 
@@ -124,7 +124,7 @@ def names(profile: str, dataset: str, architecture: str) -> list[str]:
 def plans(profile: str) -> list[BoundsConfig]:
     """All bounds of a profile."""
     made = []
-    for dataset in SCALES[runs.check_profile(profile)].datasets:
+    for dataset in SCALES[paths.check_profile(profile)].datasets:
         fcnn, cnn = names(profile, dataset, "fcnn"), names(profile, dataset, "cnn")
         made.append(linear(profile, dataset, "fcnn-benign", layer="input"))
         made += [linear(profile, dataset, name) for name in (*fcnn, *cnn)]
@@ -164,7 +164,7 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
 
 
 def _chunks(config: BoundsConfig) -> Path:
-    return runs.cache_root() / f"{runs.config_hash(config)}.chunks"
+    return paths.cache_root() / f"{provenance.config_hash(config)}.chunks"
 
 
 def forget(config: BoundsConfig) -> None:

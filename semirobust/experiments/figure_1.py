@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import attacks, dependence, layers, rho, runs
+from semirobust import _graph, attacks, dependence, paths, rho, runs
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.layerwise import FineTuning
@@ -55,7 +55,7 @@ _SETTINGS = {
 
 def plans(profile: str) -> list[SizeConfig]:
     """One configuration for each size of f_b, the largest first."""
-    name, *effort = _SETTINGS[runs.check_profile(profile)]
+    name, *effort = _SETTINGS[paths.check_profile(profile)]
     (plan,) = (plan for plan in algorithm_1.plans(profile) if plan.name == name)
     made = []
     for n_fb in sorted(N_FB, reverse=True):
@@ -79,7 +79,7 @@ def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: No
     }
     found: dict[str, Any] = {name: _by_attack(model, config) for name, model in subjects.items()}
     say(f"f_b of {config.n_fb} layers: dependence under {len(ATTACKS)} attacks, before and after fine-tuning")
-    return found | {"layers": layers.weight_layers(robust)[-config.n_fb - 1 :], "n": config.images}
+    return found | {"layers": _graph.weight_layers(robust)[-config.n_fb - 1 :], "n": config.images}
 
 
 def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:

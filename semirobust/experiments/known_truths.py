@@ -9,16 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import measures, runs
-from semirobust.known_truths import (
-    Erasure,
-    Gaussian,
-    Layer,
-    Merging,
-    Overlap,
-    SymmetricChannel,
-)
-from semirobust.measures import Measure
+from semirobust import paths, runs
+from semirobust.known_truths import Erasure, Gaussian, Layer, Merging, Overlap, SymmetricChannel
+from semirobust.measures import cells, classes, hsic, ksg, linear
+from semirobust.measures.protocol import Measure
 
 EXPERIMENT = "known_truths"
 
@@ -35,15 +29,15 @@ LAWS = (
 
 #: name -> (measure, the truth it is after)
 ESTIMATORS: dict[str, tuple[Measure, str]] = {
-    "edge": (measures.edge(), "information"),
-    "edge_ensemble": (measures.edge(members=10, renormalise=True), "information"),
-    "ksg": (measures.ksg(), "information"),
-    "classes": (measures.classes(), "information"),
-    "classes_miller_madow": (measures.classes(correction="miller_madow"), "information"),
-    "conditional_entropy": (measures.conditional_entropy(), "conditional_entropy"),
-    "linear_cka": (measures.linear_cka(), "linear_cka"),
-    "hsic": (measures.hsic(), "hsic"),
-    "correlation": (measures.correlation(), "correlation"),
+    "edge": (cells.edge(), "information"),
+    "edge_ensemble": (cells.edge(members=10, renormalise=True), "information"),
+    "ksg": (ksg.ksg(), "information"),
+    "classes": (classes.classes(), "information"),
+    "classes_miller_madow": (classes.classes(correction="miller_madow"), "information"),
+    "conditional_entropy": (cells.conditional_entropy(), "conditional_entropy"),
+    "linear_cka": (linear.linear_cka(), "linear_cka"),
+    "hsic": (hsic.hsic(), "hsic"),
+    "correlation": (linear.correlation(), "correlation"),
 }
 #: more samples are not tried, as memory and time grow with their square
 LIMIT = {"hsic": 3000}
@@ -69,7 +63,7 @@ _SIZES = {
 
 def plans(profile: str) -> list[TruthConfig]:
     """One configuration for each law."""
-    sizes, repeats = _SIZES[runs.check_profile(profile)]
+    sizes, repeats = _SIZES[paths.check_profile(profile)]
     return [TruthConfig(law, sizes, repeats) for law in LAWS]
 
 

@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, correlation, dependence, layers, models, rho, runs
+from semirobust import _graph, _state, attacks, correlation, dependence, models, paths, rho, runs
+from semirobust._probe import INPUT, Probe
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.networks import Pair
-from semirobust.training import TrainConfig
+from semirobust.recipe import TrainConfig
 from semirobust.view import fast_dtype
 
 EXPERIMENT = "layerwise"
@@ -137,10 +138,10 @@ _SETTINGS: dict[str, tuple[str, tuple[int, ...] | None, Sizes, ProbeConfig, Effo
 
 def plans(profile: str) -> list[Plan]:
     """The plan of a profile: standard, robust, and (f_a*, f_b) before and after fine-tuning."""
-    name, numbers, sizes, probe, effort, n_fbs = _SETTINGS[runs.check_profile(profile)]
+    name, numbers, sizes, probe, effort, n_fbs = _SETTINGS[paths.check_profile(profile)]
     (trials,) = (plan for plan in algorithm_1.plans(profile) if plan.name == name)
     narrow = models.create(trials.pair.robust.model, 10, width=2)  # has the names of every width
-    names = [correlation.INPUT, *layers.weight_layers(narrow)]
+    names = [INPUT, *_graph.weight_layers(narrow)]
     chosen = tuple(names) if numbers is None else tuple(names[number] for number in numbers)
     common: dict[str, Any] = {"pair": trials.pair, "probe": probe, "effort": effort, "sizes": sizes}
     configs = [LayerwiseConfig(subject, layers=chosen, **common) for subject in ("standard", "robust")]
@@ -190,7 +191,7 @@ def subject_network(config: LayerwiseConfig, *, say: Callable[[str], None] = _qu
 def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
     """Correlations, dependences and growth of one network, on test images."""
     model = subject_network(config, say=say)
-    known = [correlation.INPUT, *layers.weight_layers(model)]
+    known = [INPUT, *_graph.weight_layers(model)]
     _check_layers(config.layers, known)
     attack = asdict(config.pair.attack)
     pool = networks.training_images(config.pair.robust)
@@ -200,7 +201,7 @@ def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict
     attacked = attacks.perturb(model, images, labels, "pgd", seed=config.seed, **attack)
 
     intervals, along, gaps = [], [], []
-    previous: correlation.Probe | None = None
+    previous: Probe | None = None
     for layer in config.layers:
         probe = _probe(model, layer, config, pool.images, pool.labels)
         found = correlation.robust_correlation(
@@ -231,7 +232,7 @@ def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict
         }
         for (earlier, later), (before, after) in zip(pairwise(config.layers), pairwise(along), strict=True)
     ]
-    measured = [layer for layer in config.layers if layer != correlation.INPUT]
+    measured = [layer for layer in config.layers if layer != INPUT]
     return {
         "layers": list(config.layers),
         "numbers": [known.index(layer) for layer in config.layers],
@@ -260,7 +261,7 @@ def _check_layers(chosen: Sequence[str], known: Sequence[str]) -> None:
 
 def _probe(
     model: nn.Module, layer: str, config: LayerwiseConfig, images: torch.Tensor, labels: torch.Tensor
-) -> correlation.Probe:
+) -> Probe:
     recipe, eps = config.probe, config.pair.attack.eps
     return correlation.train_probe(
         model, layer, images, labels,
@@ -293,12 +294,12 @@ def empirical_u(
     function of g, exactly. Outputs are compared bit for bit, the image itself for ``"input"``.
     """
     total = dict.fromkeys(names, 0.0)
-    modules = [name for name in names if name != correlation.INPUT]
+    modules = [name for name in names if name != INPUT]
     for label in labels.unique().tolist():
         own = images[labels == label]
-        outputs = layers.activations(model, own, modules) if modules else {}
-        if correlation.INPUT in total:
-            outputs[correlation.INPUT] = own.flatten(1)
+        outputs = _state.activations(model, own, modules) if modules else {}
+        if INPUT in total:
+            outputs[INPUT] = own.flatten(1)
         for name, values in outputs.items():
             distinct = len({row.tobytes() for row in np.ascontiguousarray(values.numpy())})
             total[name] += distinct * len(own) / len(images)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import data, models, rho, runs, storage, training
-from semirobust.training import PGD, TrainConfig
+from semirobust import _checkpoint, data, models, paths, provenance, rho, runs, storage, training
+from semirobust.recipe import PAPER, PGD, TrainConfig, short
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ _CIFAR10 = {"dataset": "cifar10", "model": "resnet18"}
 PAIRS: dict[str, dict[str, Pair]] = {
     "quick": {
         "digits": independent_pair(
-            training.short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
+            short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
         ),
     },
     "reference": {
         "cifar10-width16": independent_pair(
-            training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
+            short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
         ),
         "cifar10-width16-seed1": independent_pair(
-            training.short(12, lr=0.15, batch_size=256, seed=1),
+            short(12, lr=0.15, batch_size=256, seed=1),
             PGD(),
             width=16,
             holdout=2000,
@@ -116,11 +116,11 @@ PAIRS: dict[str, dict[str, Pair]] = {
             **_CIFAR10,
         ),
         "cifar10": independent_pair(
-            training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
+            short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
         ),
     },
     "paper": {
-        f"{dataset}-{model}": pair(training.PAPER, PGD(), dataset=dataset, model=model, width=width)
+        f"{dataset}-{model}": pair(PAPER, PGD(), dataset=dataset, model=model, width=width)
         for model, width in (("resnet18", 64), ("wide_resnet34_10", 160))
         for dataset in ("cifar10", "cifar100")
     },
@@ -130,10 +130,10 @@ _NARROW, _FULL = PAIRS["reference"]["cifar10-width16-seed1"], PAIRS["reference"]
 
 #: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
 COMMITTED: dict[str, str] = {
-    runs.config_hash(_NARROW.standard): "cifar10-resnet18-width16-standard",
-    runs.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
-    runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
-    runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
+    provenance.config_hash(_NARROW.standard): "cifar10-resnet18-width16-standard",
+    provenance.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
+    provenance.config_hash(_FULL.standard): "cifar10-resnet18-standard",
+    provenance.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
 }
 
 
@@ -179,8 +179,8 @@ def trained(
     """(the trained network in evaluation mode, how it was made): committed weights, the cache, or training
     now, with a line to ``say`` for each epoch."""
     model = build(config)
-    name = COMMITTED.get(runs.config_hash(config))
-    if name is not None and (runs.project_root() / "weights" / f"{name}.safetensors").exists():
+    name = COMMITTED.get(provenance.config_hash(config))
+    if name is not None and (paths.project_root() / "weights" / f"{name}.safetensors").exists():
         state, meta = runs.reference_weights(name), {"weights": name}
     else:
         state, meta = runs.network(config, partial(_train, say=say))
@@ -213,7 +213,7 @@ def fit(
     """Train ``model`` in place for `runs.network`: (its state dict, the log), with a line to ``say`` for each
     epoch. A damaged checkpoint in the folder is kept aside, and training starts again."""
 
-    def report(log: training.EpochLog) -> None:
+    def report(log: _checkpoint.EpochLog) -> None:
         say(
             f"{name}: epoch {log.epoch} of {config.epochs}, "
             f"loss {log.loss:.3f}, PGD accuracy on a training batch {100 * log.probe_pgd_accuracy:.1f} %, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from semirobust import runs
+from semirobust import paths, runs
 from semirobust.experiments import feature_bounds
 from semirobust.experiments.feature_bounds import BoundsConfig, Say
 
@@ -59,7 +59,7 @@ def plans(profile: str) -> list[OtherImages]:
     """All bounds from other images of a profile."""
     return [
         plan(feature_bounds.deep(profile, dataset, network), layers)
-        for dataset in feature_bounds.SCALES[runs.check_profile(profile)].datasets
+        for dataset in feature_bounds.SCALES[paths.check_profile(profile)].datasets
         for network, choices in LAYERS.items()
         for layers in choices
     ]

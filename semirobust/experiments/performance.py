@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import attacks, bounds, correlation, rho, runs
+from semirobust import _curvature, _telescope, attacks, bounds, correlation, paths, rho, runs
 from semirobust._pair import Pair as Folded
 from semirobust._pair import folded_pair
 from semirobust._state import outputs
@@ -118,7 +118,7 @@ _DECADES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # times, and distances, of a
 
 def plans(profile: str) -> list[Plan]:
     """The plan of a profile: both subjects for f_b of 1, 2, 4 and 12 layers, and a path for f_b of 4."""
-    name, sizes, effort = _SETTINGS[runs.check_profile(profile)]
+    name, sizes, effort = _SETTINGS[paths.check_profile(profile)]
     (trials,) = (plan for plan in algorithm_1.plans(profile) if plan.name == name)
     common: dict[str, Any] = {"pair": trials.pair, "sizes": sizes, "effort": effort}
     configs = []
@@ -186,7 +186,7 @@ def run(config: PerformanceConfig, *, say: Callable[[str], None] = _quiet) -> di
             found[name][kind] = measured
         if kind != "own":
             found["taylor"][kind] = _taylor(star, tilde, images[0][:n], labels[:n], config)
-            found["telescope"][kind] = summary(bounds.telescope(star, tilde, images[0], config.n_fb))
+            found["telescope"][kind] = summary(_telescope.telescope(star, tilde, images[0], config.n_fb))
         say(f"{config.subject}, f_b of {config.n_fb}: {kind} done")
     robust = [_robust(star, tilde, test.images, config.n_fb, eps) for eps in config.eps]
     first = found["taylor"]["clean"]
@@ -217,7 +217,7 @@ def _taylor(
     star: nn.Module, tilde: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: PerformanceConfig
 ) -> dict[str, Any]:
     effort = config.effort
-    result = bounds.curvature(
+    result = _curvature.curvature(
         star, tilde, images, labels, config.n_fb,
         times=effort.times, steps=effort.lanczos, quadrature=effort.quadrature,
         generator=torch.Generator().manual_seed(config.seed),
@@ -233,7 +233,7 @@ def _robust(star: nn.Module, tilde: nn.Module, images: torch.Tensor, n_fb: int, 
     return kept | {"loss": result.loss, "correlation": result.correlation, "trivial": result.trivial}
 
 
-def summary(result: bounds.Telescope) -> dict[str, Any]:
+def summary(result: _telescope.Telescope) -> dict[str, Any]:
     """P-2 over images: mean and quantiles of truth and bounds, shares of images, mean share of each layer."""
     names = ("difference", "bound", "product_bound", "printed_bound")
     kept: dict[str, Any] = {}
@@ -267,7 +267,7 @@ def run_path(config: PathConfig, *, say: Callable[[str], None] = _quiet) -> dict
     constant = peeled(pair.star, images, config.n_fb)
     segment = []
     for t in config.times:
-        row = summary(bounds.telescope(pair.star, between(pair, t), images, config.n_fb))
+        row = summary(_telescope.telescope(pair.star, between(pair, t), images, config.n_fb))
         segment.append({"t": t, "distance": t * whole, "peeled": constant * t * whole} | row)
     say(f"segment of {len(segment)} networks done")
     name = f"{pair.first_b}.weight"
@@ -302,7 +302,7 @@ def _along(
 def _single(
     pair: Folded, image: torch.Tensor, name: str, change: torch.Tensor, config: PathConfig
 ) -> dict[str, float]:
-    result = bounds.telescope(pair.star, moved(pair.star, name, change), image, config.n_fb)
+    result = _telescope.telescope(pair.star, moved(pair.star, name, change), image, config.n_fb)
     names = ("difference", "bound", "product_bound", "printed_bound")
     return {key: float(getattr(result, key)) for key in names}
 

@@ -33,12 +33,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, layers, measures, rho, runs
+from semirobust import _graph, _state, attacks, measures, paths, rho, runs
 from semirobust.data import Images
 from semirobust.experiments import networks
 from semirobust.experiments.networks import Pair
-from semirobust.measures import Dependence, Measure
-from semirobust.training import PGD, TrainConfig
+from semirobust.measures import classes, protocol, sensitivity
+from semirobust.measures.protocol import Dependence, Measure
+from semirobust.recipe import PGD, TrainConfig
 
 EXPERIMENT = "prediction"
 #: measured between consecutive layers, within each class, and averaged
@@ -147,7 +148,7 @@ _PLANS: dict[str, list[Plan]] = {
 
 def plans(profile: str) -> list[Plan]:
     """The plans of a profile, all with f_b of 4 layers; the smallest first."""
-    return list(_PLANS[runs.check_profile(profile)])
+    return list(_PLANS[paths.check_profile(profile)])
 
 
 # --- one trial ---
@@ -164,7 +165,7 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = lambda line: 
         {"epoch": epoch, **(_row(model, config, validation, test) if epoch else start)}
         for epoch, model in rho.trial(robust, standard, config.n_fb, images, config.fine_tune)
     ]
-    names = layers.weight_layers(robust)
+    names = _graph.weight_layers(robust)
     return {
         "acc_star_validation": acc_star,
         "epochs": rows,
@@ -211,11 +212,11 @@ def measure_layers(
     Class-conditional for ``WITHIN``; over all images for ``conditional_entropy``, as the corrected theorem
     has it; of the layer alone for ``label_information`` and ``sensitivity``.
     """
-    pairs = list(pairwise(layers.weight_layers(model)))[-n_fb:]
+    pairs = list(pairwise(_graph.weight_layers(model)))[-n_fb:]
     names = list(dict.fromkeys(name for names in pairs for name in names))
     attacked = attacks.perturb(model, test.images, test.labels, "pgd", seed=0, **asdict(attack))
-    on_clean = layers.activations(model, test.images, names)
-    on_attacked = layers.activations(model, attacked, names)
+    on_clean = _state.activations(model, test.images, names)
+    on_attacked = _state.activations(model, attacked, names)
     found: dict[str, list[Dependence]] = {}
 
     def note(name: str, result: Dependence) -> None:
@@ -224,12 +225,12 @@ def measure_layers(
     for earlier, later in pairs:
         x, y = on_attacked[earlier], on_attacked[later]
         for name in WITHIN:
-            within = partial(measures.class_conditional, measures.MEASURES[name])
+            within = partial(protocol.class_conditional, measures.MEASURES[name])
             note(name, within(x, y, test.labels, shuffles=shuffles))
         whole: Measure = measures.MEASURES["conditional_entropy"]
         note("conditional_entropy", whole(x, y, shuffles=shuffles))
-        note("label_information", measures.label_information(y, test.labels, shuffles=shuffles))
-        moved = measures.sensitivity()
+        note("label_information", classes.label_information(y, test.labels, shuffles=shuffles))
+        moved = sensitivity.sensitivity()
         note("sensitivity", moved(on_clean[later], y, labels=test.labels, shuffles=shuffles))
     return {
         name: {"values": [r.value for r in results], "controls": [r.control for r in results]}

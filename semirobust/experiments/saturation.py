@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, dependence, runs
-from semirobust.edge import projected_dimensions
+from semirobust import attacks, dependence, paths, runs
+from semirobust._projection import projected_dimensions
 from semirobust.experiments import networks, tables
 from semirobust.experiments.networks import NetworkConfig
-from semirobust.training import PGD
+from semirobust.recipe import PGD
 
 EXPERIMENT = "saturation"
 
@@ -63,7 +63,7 @@ def plans(profile: str) -> list[SaturationConfig]:
     """The robust network, with the estimator as the semirobustness experiments call it, and with its own
     defaults."""
     made, draws = [], 2 if profile == "quick" else 3
-    for name in _NETWORKS[runs.check_profile(profile)]:
+    for name in _NETWORKS[paths.check_profile(profile)]:
         pair = networks.PAIRS[profile][name]
         robust = SaturationConfig(pair.robust, pair.attack, _SIZES[profile], draws)
         made += [robust, replace(robust, members=10, renormalise=True)]

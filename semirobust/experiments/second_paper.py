@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import data, models, runs, training
+from semirobust import data, models, recipe, runs
 from semirobust.experiments import networks
-from semirobust.recipe import Attack
-from semirobust.training import PGDL2, TRADES, TrainConfig
+from semirobust.recipe import PGDL2, TRADES, Attack, TrainConfig
 
 CLASSES = (3, 7)
 BUDGETS = (1.0, 2.0, 3.0)
@@ -69,7 +68,7 @@ _EPOCHS = {"fcnn": 20, "cnn": 10}
 
 
 def _recipe(dataset: str, model: str) -> TrainConfig:
-    return training.short(
+    return recipe.short(
         _EPOCHS[model],
         lr=0.05,
         batch_size=32 if dataset == "digits" else 128,

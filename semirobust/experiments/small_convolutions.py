@@ -23,11 +23,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import collision_search, data, extractors, models, runs, training
-from semirobust._collision_layers import Array
+from semirobust import collision_search, data, extractors, models, recipe, runs
+from semirobust._collision_checks import Array
 from semirobust.experiments import networks, second_paper
 from semirobust.extractors import Chain
-from semirobust.training import TrainConfig
+from semirobust.recipe import TrainConfig
 
 EXPERIMENT = "small_convolutions"
 CLASSES = (3, 7)
@@ -115,7 +115,7 @@ class ChainConfig:
 def config(name: str, *, seed: int = 0) -> ChainConfig:
     """The bounds on the images and behind the layers of a network, trained on clean images with a seed."""
     _, width, layers = NETWORKS[name]
-    train = training.short(20, lr=0.05, batch_size=32, augment=False, precision="float32", seed=seed)
+    train = recipe.short(20, lr=0.05, batch_size=32, augment=False, precision="float32", seed=seed)
     return ChainConfig(SmallConfig(name, width, train, seed), ("input", *layers))
 
 

@@ -25,11 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import runs
+from semirobust import paths, runs
 from semirobust.experiments import networks, tables
 from semirobust.experiments._table_2_run import (
-    FITS,
-    N_FA,
     READOUTS,
     ReadoutConfig,
     Sizes,
@@ -93,7 +91,7 @@ def plans(profile: str) -> list[Plan]:
     """The plans of a profile: its ResNet-18 on CIFAR-10 (digits in ``quick``), as in the paper."""
     return [
         Plan(name, pair.robust, *_SETTINGS.get(name, _SETTINGS[profile]))
-        for name, pair in networks.PAIRS[runs.check_profile(profile)].items()
+        for name, pair in networks.PAIRS[paths.check_profile(profile)].items()
         if pair.robust.model == "resnet18" and pair.robust.dataset in ("cifar10", "digits")
     ]
 

@@ -24,13 +24,15 @@ measure                unit    what, and what it is blind to
 from __future__ import annotations
 
 from semirobust.measures.cells import conditional_entropy, edge
-from semirobust.measures.classes import classes, label_information, plug_in
+from semirobust.measures.classes import classes
 from semirobust.measures.hsic import hsic
-from semirobust.measures.interval import Interval, excess_interval
+
+pass  # ['Interval', 'excess_interval']
 from semirobust.measures.ksg import ksg
 from semirobust.measures.linear import correlation, linear_cka
-from semirobust.measures.protocol import Dependence, Measure, class_conditional
-from semirobust.measures.sensitivity import sensitivity
+from semirobust.measures.protocol import Measure
+
+pass  # ['sensitivity']
 
 __all__ = [
     "MEASURES",

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from semirobust._cells import cells
+from semirobust._cells import Side, cells
 from semirobust._classes import Integers
 from semirobust._projection import TwoPasses
-from semirobust.edge import EdgeOptions, Side, cell_information, compare
+from semirobust.edge import EdgeOptions, cell_information, compare
 from semirobust.measures.protocol import Array, Measure, Score
 
 
