@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import experiments, figures, paths, rho
+from semirobust import experiments, figures, paths, statistics
 from semirobust.experiments import _table_2_run, _verdicts, table_2
 
 figures.use_style()
@@ -199,7 +199,7 @@ for (where, name), outcome in outcomes.items():
 def gain(cells, name):
     """Points above (f_a*, f_b*) with their 95 % interval."""
     pair = _verdicts.verdicts(cells[name]), _verdicts.verdicts(cells["star"])
-    middle, low, high = (100 * share for share in rho.paired_difference(*pair))
+    middle, low, high = (100 * share for share in statistics.paired_difference(*pair))
     return f"{middle:+5.1f} [{low:+.1f}, {high:+.1f}]"
 
 

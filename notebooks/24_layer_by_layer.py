@@ -32,8 +32,8 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import _collision_layers, collision_search, collisions, extractors, figures
-from semirobust.evaluation import wilson
 from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
+from semirobust.statistics import wilson
 
 figures.use_style()
 places = bound_figures.places(profile)

@@ -32,8 +32,8 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import collisions, conflict_curve, figures
-from semirobust.evaluation import wilson
 from semirobust.experiments import bound_figures, feature_bounds, other_images
+from semirobust.statistics import wilson
 
 figures.use_style()
 places = bound_figures.places(profile)

@@ -29,14 +29,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, measures, paths
+from semirobust import figures, measures, paths, statistics
 from semirobust.corrected import corrected_bounds
 from semirobust.edge import edge
 from semirobust.experiments import prediction, replication
 from semirobust.finite import LADDER
 from semirobust.known_truths import Gaussian, Merging
 from semirobust.measures.cells import conditional_entropy
-from semirobust.prediction import screen
 
 figures.use_style()
 paths.check_profile(profile)
@@ -213,7 +212,7 @@ named = dict(zip((later for _, later in records[0].metrics["layers"]), LAYERS, s
 result = replication.replicate(records, large.k, large.first, permutations=10_000)
 near, equal = replication.at_equal_rate(records, large.k)
 known = {name: v[large.first :] for name, v in replication.rate_scores(records, large.k, large.first).items()}
-by_rate = screen(known, won[large.first :], permutations=10_000)
+by_rate = statistics.screen(known, won[large.first :], permutations=10_000)
 fresh = {test.name: test for test in (result.again.tests if result.again else ())}
 held = {test.name for test in result.held}
 order = sorted(result.first.tests, key=lambda test: test.within)
@@ -330,7 +329,7 @@ print(f"significant: {', '.join(label(test.name) for test in again.found) or 'no
 print(f"again in fresh trials: {', '.join(label(test.name) for test in again.held) or 'none'}")
 best = max((abs(test.within - 0.5) + 0.5 for test in again.held), default=0.5)
 known = replication.rate_scores(records, k, large.first)["nearness to good rates"][large.first :]
-rate = screen({"near": known}, replication.outcomes(records, k)[large.first :], permutations=1)
+rate = statistics.screen({"near": known}, replication.outcomes(records, k)[large.first :], permutations=1)
 pairs, values = replication.at_equal_rate(records, k)
 print(
     f"AUC (or 1 - AUC) in fresh trials: best measure {best:.2f}, nearness to good rates {rate.tests[0].within:.2f}"

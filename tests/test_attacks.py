@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _attack_plan, attacks, models, storage
+from semirobust import _attack_plan, attacks, models, statistics, storage
 from semirobust.ascent import ascend, cross_entropy, flat_norm, margin, project, random_start
-from semirobust.evaluation import GradientMaskingWarning, compare, wilson
+from semirobust.evaluation import GradientMaskingWarning, compare
 from semirobust.layers import Split
 from semirobust.view import AttackView
 
@@ -526,22 +526,22 @@ def test_compare_names_the_smaller_budget_that_breaks_more() -> None:
 
 
 def test_wilson_interval() -> None:
-    low, high = wilson(8, 10)  # Brown, Cai and DasGupta 2001 give (0.490, 0.943)
+    low, high = statistics.wilson(8, 10)  # Brown, Cai and DasGupta 2001 give (0.490, 0.943)
     assert (low, high) == (pytest.approx(0.4902, abs=5e-5), pytest.approx(0.9433, abs=5e-5))
-    assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1
+    assert statistics.wilson(0, 5)[0] == 0 and statistics.wilson(5, 5)[1] == 1
     with pytest.raises(ValueError, match="proportion"):
-        wilson(6, 5)
+        statistics.wilson(6, 5)
 
 
 @settings(max_examples=50)
 @given(n=st.integers(1, 10_000), share=st.floats(0, 1))
 def test_wilson_holds_the_share_and_shrinks_with_n(n: int, share: float) -> None:
     k = round(share * n)
-    low, high = wilson(k, n)
+    low, high = statistics.wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
-    wide = wilson(k, n, z=2.576)
+    wide = statistics.wilson(k, n, z=2.576)
     assert wide[0] <= low and high <= wide[1]
-    more = wilson(4 * k, 4 * n)
+    more = statistics.wilson(4 * k, 4 * n)
     assert more[1] - more[0] < high - low
 
 

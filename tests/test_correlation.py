@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _graph, _probe, _state, attacks, correlation, data
+from semirobust import _graph, _probe, _state, attacks, correlation, data, statistics
 from semirobust._certificate import feature_constant, is_affine, pair_constants
 from semirobust._probe import Probe, best_scale
 from semirobust.correlation import clipped_margins, distillation_gap, robust_correlation, train_probe
@@ -275,7 +275,7 @@ def test_the_scale_by_hand():
 @settings(max_examples=40)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=50))
 def test_intervals_hold_the_mean_and_stay_open(values):
-    low, high = correlation.mean_interval(torch.tensor(values))
+    low, high = statistics.mean_interval(torch.tensor(values))
     assert -1 <= low <= np.float32(values).mean(dtype=float) + 1e-12 and high <= 1 and high - low > 0
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import measures, provenance, rho, runs
+from semirobust import measures, provenance, rho, runs, statistics
 from semirobust.experiments import networks, prediction, replication
-from semirobust.prediction import Screening, holm, screen
 from semirobust.recipe import PGD, short
 from semirobust.rho import Measurement
+from semirobust.statistics import holm, screen
 
 FEW = settings(max_examples=25)
 
@@ -206,7 +206,7 @@ def test_scores_and_outcomes_are_what_was_logged(trials) -> None:
     )
     found = replication.read(records, plan.k)
     assert [test.name for test in found.tests] == list(scores)
-    assert isinstance(found, Screening)
+    assert isinstance(found, statistics.Screening)
 
 
 def made_records(predictive: float) -> list[runs.Record]:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semirobust import data, layers, models, recipe, rho
+from semirobust import data, layers, models, recipe, rho, statistics
 from semirobust.rho import Measurement
 
 
@@ -81,10 +81,10 @@ def test_auc_is_the_probability_that_a_success_scores_higher(points):
     scores, success = np.array([p[0] for p in points], float), np.array([p[1] for p in points])
     if success.all() or not success.any():
         with pytest.raises(ValueError, match="needs successes and failures"):
-            rho.auc(scores, success)
+            statistics.auc(scores, success)
         return
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[success] for b in scores[~success]]
-    assert rho.auc(scores, success) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert statistics.auc(scores, success) == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
 def test_dependence_that_goes_with_success_among_trials_predicts_it():
@@ -127,19 +127,21 @@ def test_p_values_are_valid_where_dependence_has_nothing_to_do_with_success(null
 
 
 def test_paired_difference():
-    mean, low, high = rho.paired_difference(np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 0], bool))
+    mean, low, high = statistics.paired_difference(
+        np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 0], bool)
+    )
     assert mean == pytest.approx(0.4)
     # Bonett and Price: (f12 + 1, f21 + 1) = (3, 1) of n + 2 = 7
     half = 1.96 * np.sqrt((4 / 7 - (2 / 7) ** 2) / 7)
     assert (low, high) == pytest.approx((2 / 7 - half, 2 / 7 + half))
     same = np.ones(100, bool)
-    mean, low, high = rho.paired_difference(same, same)
+    mean, low, high = statistics.paired_difference(same, same)
     assert mean == 0 and low == -high and 0.02 < high < 0.06  # never a point
     trials = np.array([[1, 0, 1], [1, 1, 1]], bool)
-    assert rho.paired_difference(trials, np.array([1, 0, 0], bool))[0] == pytest.approx(0.5)
+    assert statistics.paired_difference(trials, np.array([1, 0, 0], bool))[0] == pytest.approx(0.5)
     for ours, theirs in (([], []), ([1, 0], [1]), ([1], [[1]])):
         with pytest.raises(ValueError, match="same images"):
-            rho.paired_difference(ours, theirs)
+            statistics.paired_difference(ours, theirs)
 
 
 def test_readings_of_nothing_are_refused():

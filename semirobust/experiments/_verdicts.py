@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semirobust.evaluation import wilson
+from semirobust.statistics import wilson
 
 
 def summary(correct: torch.Tensor) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semirobust import prediction, rho, runs
-from semirobust.prediction import ScoreTest, Screening
+from semirobust import rho, runs, statistics
+from semirobust.statistics import ScoreTest, Screening
 
 
 def outcomes(records: Sequence[runs.Record], k: float) -> np.ndarray:
@@ -49,7 +49,7 @@ def scores(records: Sequence[runs.Record]) -> dict[str, np.ndarray]:
 
 def read(records: Sequence[runs.Record], k: float, *, permutations: int = 40_320) -> Screening:
     """The tests of all measures on all layers; see `semirobust.prediction.screen`."""
-    return prediction.screen(scores(records), outcomes(records, k), permutations=permutations)
+    return statistics.screen(scores(records), outcomes(records, k), permutations=permutations)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def replicate(
         return Replication(searched, other, (), None, (), level)
     values = scores(rest)
     chosen = {test.name: values[test.name] for test in found}
-    again = prediction.screen(chosen, outcomes(rest, k), permutations=permutations)
+    again = statistics.screen(chosen, outcomes(rest, k), permutations=permutations)
     side = {test.name: (test.within or 0.0) > 0.5 for test in found}
     held = tuple(t for t in _significant(again, level) if ((t.within or 0.0) > 0.5) == side[t.name])
     return Replication(searched, other, found, again, held, level)

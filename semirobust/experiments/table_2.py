@@ -37,7 +37,7 @@ from semirobust.experiments._table_2_run import (
 )
 from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.networks import NetworkConfig
-from semirobust.rho import paired_difference
+from semirobust.statistics import paired_difference
 
 __all__ = [
     "FITS",

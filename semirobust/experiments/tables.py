@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import data, figures, rho
+from semirobust import data, figures, rho, statistics
 from semirobust.experiments import algorithm_1
 from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.algorithm_1 import Outcome, Plan
@@ -113,7 +113,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
         summary_at(record.metrics, epoch, attack, reading)
         for record, epoch in zip(outcome.trials[n_fb], found.epochs, strict=True)
     ]
-    difference, low, high = rho.paired_difference(
+    difference, low, high = statistics.paired_difference(
         np.array([verdicts(summary) for summary in stopped]), verdicts(star)
     )
     accuracy = float(np.mean([summary["accuracy"] for summary in stopped]))

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from semirobust.rho import auc
+import torch
 
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
@@ -151,3 +150,68 @@ def holm(p_values: list[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(known) - rank) * p))
         corrected[index] = largest
     return corrected
+
+
+def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson score interval of a proportion, k of n (Wilson 1927); ``z`` = 1.96 gives 95 %.
+
+    Raises ``ValueError`` unless 0 <= k <= n and n >= 1.
+    """
+    if n < 1 or not 0 <= k <= n:
+        raise ValueError(f"a proportion needs 0 <= k <= n and n >= 1, got k={k}, n={n}")
+    share = k / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, min(share, centre - half)), min(
+        1.0, max(share, centre + half)
+    )  # rounding, at k = 0 and k = n
+
+
+def sign_test(a: int, b: int) -> float:
+    """Probability of at least ``a`` heads in a + b tosses of a fair coin."""
+    total = a + b
+    return sum(math.comb(total, heads) for heads in range(a, total + 1)) / 2**total
+
+
+def mean_interval(values: torch.Tensor, *, low: float = -1.0, high: float = 1.0) -> tuple[float, float]:
+    """Normal 95 % interval of the mean of values in [low, high]: float [n] -> (lower, upper).
+
+    One image at each end of the range is added, so that it stays open where all values agree, and the mean
+    itself is always inside.
+    """
+    padded = torch.cat([values.double(), torch.tensor([low, high], dtype=torch.float64)])
+    centre, mean = float(padded.mean()), float(values.double().mean())
+    half = 1.96 * float(padded.std(correction=0)) / math.sqrt(len(padded))
+    return max(low, min(mean, centre - half)), min(high, max(mean, centre + half))
+
+
+def auc(scores: np.ndarray, success: np.ndarray) -> float:
+    """Probability that a success scores above a failure, ties counted half (Mann-Whitney); both must
+    occur."""
+    from scipy.stats import rankdata
+
+    success = np.asarray(success, dtype=bool)
+    positives, negatives = int(success.sum()), int((~success).sum())
+    if positives == 0 or negatives == 0:
+        raise ValueError(f"an AUC needs successes and failures; there are {positives} and {negatives}")
+    ranks = rankdata(scores)
+    return float((ranks[success].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def paired_difference(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same images with its 95 % interval: (difference, low, high) in
+    [-1, 1].
+
+    ``ours`` bool [N], or [T, N] for the mean over T trials; ``theirs`` bool [N]. The interval speaks of other
+    images, not of other trials. It is that of Bonett and Price (2012), which adds one image to each kind of
+    discordance and so stays open where the two never differ. Raises ``ValueError`` for other shapes or no
+    image.
+    """
+    ours, theirs = np.atleast_2d(np.asarray(ours, dtype=float)), np.asarray(theirs, dtype=float)
+    if theirs.ndim != 1 or ours.ndim != 2 or ours.shape[1] != len(theirs) or ours.size == 0:
+        raise ValueError(f"verdicts on the same images are needed, not {ours.shape} and {theirs.shape}")
+    difference = ours.mean(0) - theirs  # [N]
+    adjusted = np.concatenate([difference, [1.0, -1.0]])
+    half = 1.96 * float(adjusted.std()) / np.sqrt(len(adjusted))
+    centre = float(adjusted.mean())
+    return float(difference.mean()), max(-1.0, centre - half), min(1.0, centre + half)
