@@ -37,8 +37,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from semirobust import dependence, models, streaming
-from semirobust._edge_reference import edge_reference
-from semirobust.edge import edge
+from semirobust.edge import edge, edge_reference
 
 Published = Callable[..., float]
 CASES = ((5000, 512, 25.0), (1000, 8192, 12.0))  # n, d, target

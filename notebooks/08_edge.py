@@ -27,8 +27,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import _edge_reference, figures, paths, runs
-from semirobust.edge import cell_information, edge
+from semirobust import figures, paths, runs
+from semirobust.edge import cell_information, edge, reference
 from semirobust.experiments import known_truths, saturation
 from semirobust.known_truths import Gaussian, SymmetricChannel
 
@@ -64,10 +64,10 @@ ESTIMATORS = {
 # %%
 law = Gaussian(2, 0.8)
 x, y = law.sample(600, np.random.default_rng(0))
-sides = _edge_reference.step_1_project(x, y)  # 2 coordinates each: nothing to project
-widths = [0.4 * _edge_reference.step_2_bandwidths(side, side.shape[1]) for side in sides]
-cells = [_edge_reference.step_3_cells(side, width, 0.0) for side, width in zip(sides, widths, strict=True)]
-member = _edge_reference.step_4_estimate(*cells, 10.0)
+sides = reference.step_1_project(x, y)  # 2 coordinates each: nothing to project
+widths = [0.4 * reference.step_2_bandwidths(side, side.shape[1]) for side in sides]
+cells = [reference.step_3_cells(side, width, 0.0) for side, width in zip(sides, widths, strict=True)]
+member = reference.step_4_estimate(*cells, 10.0)
 for name, width, cell in zip("xy", widths, cells, strict=True):
     print(f"{name}: cells of {width[0]:.3f} by {width[1]:.3f}; {len(set(cell))} of them hold samples")
 print(f"step 4: {member.bits:.4f} bits; truth: {law.bits:.4f}")

@@ -22,11 +22,18 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from semirobust._cells import Side
 from semirobust._classes import by_class, check_shuffles, shuffled
 from semirobust._graph import weight_layers
-from semirobust._projection import TwoPasses
-from semirobust.edge import SATURATION_BITS, EdgeOptions, Estimate, Samples, checked_samples, compare
+from semirobust.edge import (
+    SATURATION_BITS,
+    EdgeOptions,
+    Estimate,
+    Samples,
+    Side,
+    TwoPasses,
+    checked_samples,
+    compare,
+)
 from semirobust.streaming import count_runs, each_output
 
 ROWS = 256  # of arrays, taken at a time

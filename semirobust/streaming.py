@@ -19,9 +19,8 @@ import torch
 from torch import nn
 
 from semirobust._graph import weight_layers
-from semirobust._projection import TwoPasses
 from semirobust._state import preserve
-from semirobust.edge import MIN_SAMPLES, EdgeOptions, Estimate, Samples, checked_samples, compare
+from semirobust.edge import MIN_SAMPLES, EdgeOptions, Estimate, Samples, TwoPasses, checked_samples, compare
 
 See: TypeAlias = Callable[[str, Samples], None]
 Arrived: TypeAlias = Callable[[str, torch.Tensor], None]

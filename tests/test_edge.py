@@ -16,11 +16,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import _projection
-from semirobust._cells import Side, neighbour_distances, number_cells
-from semirobust._edge_reference import edge_reference
-from semirobust._projection import Moments, Projection, TwoPasses, projected_dimensions
-from semirobust.edge import EdgeOptions, as_samples, cell_information, compare, edge
+from semirobust.edge import (
+    EdgeOptions,
+    Side,
+    TwoPasses,
+    as_samples,
+    cell_information,
+    compare,
+    edge,
+    edge_reference,
+    projected_dimensions,
+)
+from semirobust.edge import projection as projection_module
+from semirobust.edge.cells import neighbour_distances, number_cells
+from semirobust.edge.projection import Moments, Projection
 
 ORACLES = json.loads((Path(__file__).parent / "oracles_edge.json").read_text())["outputs"]
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -345,7 +354,7 @@ def test_several_draws_at_once_are_the_same_draws() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_tensors_of_a_device_take_the_same_steps(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a CUDA tensor goes through, here on the CPU, in blocks of a few rows."""
-    monkeypatch.setattr(_projection, "DEVICE_BLOCK_VALUES", 1000)
+    monkeypatch.setattr(projection_module, "DEVICE_BLOCK_VALUES", 1000)
     x, y = (torch.from_numpy(values).to(dtype) for values in inputs(14, 400, 64, 10, "relu"))
     for y_side in (y, y[:, :3]):
         found, expected = sides(x, y_side), sides(x.double().numpy(), y_side.double().numpy())

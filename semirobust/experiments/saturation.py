@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from semirobust import attacks, dependence, paths, runs
-from semirobust._projection import projected_dimensions
+from semirobust.edge import projected_dimensions
 from semirobust.experiments import networks, tables
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.recipe import PGD

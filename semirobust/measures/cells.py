@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from semirobust._cells import Side, cells
 from semirobust._classes import Integers
-from semirobust._projection import TwoPasses
-from semirobust.edge import EdgeOptions, cell_information, compare
+from semirobust.edge import EdgeOptions, Side, TwoPasses, cell_information, cells, compare
 from semirobust.measures.protocol import Array, Measure, Score
 
 

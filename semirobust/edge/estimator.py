@@ -36,23 +36,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semirobust._cells import Integers, Side, cells
-from semirobust._projection import TwoPasses
-
-__all__ = [
-    "MIN_SAMPLES",
-    "SATURATION_BITS",
-    "EdgeOptions",
-    "Estimate",
-    "Samples",
-    "Side",
-    "as_samples",
-    "cell_information",
-    "checked_samples",
-    "compare",
-    "edge",
-    "projected_dimensions",
-]
+from semirobust.edge.cells import Integers, Side, cells
+from semirobust.edge.projection import TwoPasses
 
 Samples: TypeAlias = npt.NDArray[np.floating] | torch.Tensor
 

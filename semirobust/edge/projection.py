@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semirobust._cells import Array, Side, bandwidths, published_generator
+from semirobust.edge.cells import Array, Side, bandwidths, published_generator
 
 Values: TypeAlias = npt.NDArray[np.floating] | torch.Tensor
 Draw: TypeAlias = tuple[int, int]  # (skip, m): d * m normal numbers after the first `skip`; m = 0: none
