@@ -33,8 +33,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from semirobust import drawing, figures, paths
-from semirobust._exact_conflict import exact_cover, exact_cross_entropy
-from semirobust.conflict import ConflictGraph
+from semirobust.conflict import ConflictGraph, exact_cover, exact_cross_entropy
 from semirobust.finite import FiniteModel
 
 figures.use_style()

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import collisions, conflict_curve, figures
+from semirobust import collisions, conflict, figures
 from semirobust.experiments import bound_figures, feature_bounds, other_images
 from semirobust.statistics import wilson
 
@@ -145,7 +145,7 @@ display(Markdown(figures.markdown_table(rows, columns, formats)))
 def behind(weight, config, training):
     """The bound behind a matrix, on the images of a configuration."""
     positive, negative = feature_bounds.points(config)
-    found = conflict_curve.curve(collisions.linear_distances(weight, positive, negative), config.budgets)
+    found = conflict.curve(collisions.linear_distances(weight, positive, negative), config.budgets)
     numbers = {"zero_one": found.zero_one, "cross_entropy_nats": found.cross_entropy_nats}
     points = (len(positive), len(negative))
     return bound_figures.Bound(training, "linear_1", np.array(config.budgets), **numbers, points=points)

@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import collisions, conflict_curve, extractors, figures
+from semirobust import collisions, conflict, extractors, figures
 from semirobust.experiments import bound_figures, feature_bounds, second_paper, small_convolutions
 
 figures.use_style()
@@ -136,8 +136,7 @@ points = feature_bounds.points(feature_bounds.linear(where, dataset, "cnn-benign
 few = [side[:500] for side in points]
 grid = feature_bounds.budgets(dataset)
 curves = {
-    name: conflict_curve.curve(collisions.linear_distances(layer, *few), grid)
-    for name, layer in layers.items()
+    name: conflict.curve(collisions.linear_distances(layer, *few), grid) for name, layer in layers.items()
 }
 ranks = {row["name"]: row["rank"] for row in rows}
 fig, axis = plt.subplots(figsize=(6.4, 3.6))

@@ -10,8 +10,8 @@ from itertools import product
 from typing import Any, TypeAlias
 
 from semirobust import _binary_entropy
-from semirobust._exact_conflict import exact_cover, exact_cross_entropy
 from semirobust._finite_checks import Values
+from semirobust.conflict import exact_cover, exact_cross_entropy
 
 Edges: TypeAlias = tuple[tuple[int, int], ...]  # (number of a positive point, number of a negative point)
 

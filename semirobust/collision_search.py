@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import conflict_curve
+from semirobust import conflict
 from semirobust._collision_checks import Array, as_float64, check_whole, check_width
 from semirobust._collision_chunks import Task, solver
 from semirobust._collision_layers import Network
 from semirobust.collisions import linear_distances
-from semirobust.conflict_curve import Curve, violated
+from semirobust.conflict import Curve, violated
 
 __all__ = ["Audit", "Search", "search"]
 
@@ -118,7 +118,7 @@ def search(
     positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
     for points, name in ((positive, "positive"), (negative, "negative")):
         check_width(points, name, network.inputs)
-    conflict_curve.ascending(budgets)
+    conflict.ascending(budgets)
     check_whole(processes=(processes, 1), audited=(audited, 0))
     name = _digest(positive, negative)
     if after is not None and after.points != name:
@@ -126,7 +126,7 @@ def search(
     linear = linear_distances(network.layers[0].weight, positive, negative)
     if len(network.layers) == 1 and not rectified:  # the closed form is exact
         nothing = np.zeros(linear.shape, bool)
-        return Search(linear, nothing, linear, conflict_curve.curve(linear, budgets), Audit(0, 0, 0), name)
+        return Search(linear, nothing, linear, conflict.curve(linear, budgets), Audit(0, 0, 0), name)
     state = _State(linear, after, budgets)
     with solver(Task(network, positive, negative, options), folder, processes, say) as solve:
         rng = np.random.default_rng(seed)
@@ -157,13 +157,13 @@ class _State:
 
     def curve(self) -> Curve:
         if self._curve is None:
-            self._curve = conflict_curve.curve(self.epsilon, self.budgets)
+            self._curve = conflict.curve(self.epsilon, self.budgets)
         return self._curve
 
     def first(self, rng: np.random.Generator) -> Booleans:
         """The pairs to begin with: for each point its nearest ones, and random ones."""
         random = rng.random(self.before.shape)
-        near, spread = (conflict_curve.nearest(values, self.count) for values in (self.before, random))
+        near, spread = (conflict.nearest(values, self.count) for values in (self.before, random))
         return near | spread
 
     def take(self, wanted: Booleans, solve: Callable[[np.ndarray], Array], say: Say) -> None:
@@ -187,7 +187,7 @@ class _State:
         if self.searched.all():
             return ~self.searched
         lowest = self.guess(SIGMAS)
-        return conflict_curve.nearest(lowest, FIRST, among=self._matters(lowest))
+        return conflict.nearest(lowest, FIRST, among=self._matters(lowest))
 
     def _matters(self, lowest: Array) -> Booleans:
         """Pairs not searched that are violated at a budget from `lowest` up to what is known of them."""

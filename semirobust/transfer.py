@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from semirobust import conflict_curve
+from semirobust import conflict
 from semirobust._collision_checks import as_float64, check_whole, check_width
 from semirobust._collision_layers import Network
 from semirobust._collision_result import Collisions
@@ -130,7 +130,7 @@ def find_transfer(
         other points.
     """
     check_whole(rounds=(rounds, 1))
-    grid = conflict_curve.ascending(budgets)
+    grid = conflict.ascending(budgets)
     network = Network.of(layers, rectified)
     positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
     for points, name in ((positive, "positive"), (negative, "negative")):

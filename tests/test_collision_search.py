@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from semirobust import _collision_chunks, collisions, conflict_curve
+from semirobust import _collision_chunks, collisions, conflict
 from semirobust.collision_search import search
 
 BUDGETS = [0.25 * i for i in range(10, 29)]
@@ -40,7 +40,7 @@ def test_every_pair_is_what_the_finder_finds(case):
     np.testing.assert_allclose(whole.epsilon.ravel(), alone.epsilon, rtol=1e-9)
     linear = collisions.linear_distances(layers[0][0], positive, negative)
     assert (whole.epsilon < 0.95 * linear).mean() > 0.5  # there is something to find
-    curve = conflict_curve.curve(whole.epsilon, BUDGETS)
+    curve = conflict.curve(whole.epsilon, BUDGETS)
     np.testing.assert_array_equal(curve.zero_one, whole.curve.zero_one)
 
 

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import LinearConstraint, linprog, minimize
 
-from semirobust._conflict_blocks import _complement
-from semirobust._conflict_flow import bipartite_flow
-from semirobust._exact_conflict import exact_cover, exact_cross_entropy
-from semirobust.conflict import ConflictGraph, CrossEntropy
+from semirobust.conflict import ConflictGraph, CrossEntropy, exact_cover, exact_cross_entropy
+from semirobust.conflict.blocks import _complement
+from semirobust.conflict.flow import bipartite_flow
 
 LN2 = math.log(2)
 small = settings(max_examples=50)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import conflict_curve
+from semirobust import conflict
 from semirobust.conflict import ConflictGraph
 
 
@@ -22,7 +22,7 @@ def distances(seed: int, n: int, m: int, kinds: int) -> np.ndarray:
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 40), st.sampled_from([2, 5, 100]))
 def test_the_needed_edges_give_the_losses_of_all_edges(seed, n, m, kinds):
     epsilon, budgets = distances(seed, n, m, kinds), [0.0, 0.3, 0.5, 1.0, 2.5]
-    found = conflict_curve.curve(epsilon, budgets)
+    found = conflict.curve(epsilon, budgets)
     for k, budget in enumerate(budgets):
         graph = ConflictGraph.from_distances(epsilon, budget)
         whole = graph.cross_entropy()
@@ -35,14 +35,14 @@ def test_the_needed_edges_give_the_losses_of_all_edges(seed, n, m, kinds):
 
 
 def test_pairs_that_never_collide_cost_nothing():
-    found = conflict_curve.curve(np.full((3, 4), np.inf), [1.0, 9.0])
+    found = conflict.curve(np.full((3, 4), np.inf), [1.0, 9.0])
     assert found.zero_one.tolist() == found.cross_entropy_nats.tolist() == [0.0, 0.0]
     assert found.edges.tolist() == [0, 0]
 
 
 def test_a_large_complete_graph_needs_few_edges():
     lines: list[str] = []
-    found = conflict_curve.curve(np.random.default_rng(0).random((300, 300)), [1.0], say=lines.append)
+    found = conflict.curve(np.random.default_rng(0).random((300, 300)), [1.0], say=lines.append)
     assert found.zero_one[0] == pytest.approx(0.5, abs=1e-12)
     assert found.cross_entropy_nats[0] == pytest.approx(np.log(2), abs=1e-9)
     assert found.edges[0] == 90_000
@@ -56,7 +56,7 @@ def test_nearest_pairs(seed, n, m, count, masked):
     rng = np.random.default_rng(seed)
     values = rng.permutation(n * m).reshape(n, m).astype(float)
     mask = rng.random((n, m)) < 0.5 if masked else np.ones((n, m), bool)
-    found = conflict_curve.nearest(values, count, among=mask if masked else None)
+    found = conflict.nearest(values, count, among=mask if masked else None)
     for i in range(n):
         for j in range(m):
             closer = [(values[i] < values[i, j]) & mask[i], (values[:, j] < values[i, j]) & mask[:, j]]
@@ -66,7 +66,7 @@ def test_nearest_pairs(seed, n, m, count, masked):
 @pytest.mark.parametrize("budgets", [[], [1.0, 0.5], [1.0, 1.0], 2.0])
 def test_budgets_must_ascend(budgets):
     with pytest.raises(ValueError, match="ascending"):
-        conflict_curve.curve(np.ones((2, 2)), budgets)
+        conflict.curve(np.ones((2, 2)), budgets)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_budgets_must_ascend(budgets):
 )
 def test_bad_input_is_named(epsilon, budgets, message):
     with pytest.raises(ValueError, match=message):
-        conflict_curve.curve(epsilon, budgets)
+        conflict.curve(epsilon, budgets)
 
 
 def test_distances_in_float32_are_compared_in_float64():
     tenth = np.array([[0.1]], np.float32)  # 0.1 + 1.5e-9
-    assert conflict_curve.curve(tenth, [0.1, 0.2]).edges.tolist() == [0, 1]
+    assert conflict.curve(tenth, [0.1, 0.2]).edges.tolist() == [0, 1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semirobust import conflict_curve
+from semirobust import conflict
 from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
 
 
@@ -34,7 +34,7 @@ def test_their_bounds_are_those_of_their_distances(config: feature_bounds.Bounds
     record = other_images.run_config(config, ("input", "linear_1"), "quick")
     positive, negative = feature_bounds.points(config, skip=10)
     half = np.linalg.norm(positive[:, None] - negative, axis=2) / 2
-    expected = conflict_curve.curve(half, config.budgets)
+    expected = conflict.curve(half, config.budgets)
     found = bound_figures.bound(record, "input")
     assert found.points == (10, 10)
     np.testing.assert_allclose(found.cross_entropy_nats, expected.cross_entropy_nats, atol=1e-9)

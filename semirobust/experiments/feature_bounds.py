@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import collision_search, conflict_curve, extractors, paths, provenance, runs
+from semirobust import collision_search, conflict, extractors, paths, provenance, runs
 from semirobust._collision_checks import Array
 from semirobust.collision_search import Search
 from semirobust.collisions import linear_distances
@@ -189,7 +189,7 @@ def _layer(
             np.eye(positive.shape[1]) if depth == 0 else extractors.as_layers(model, shape, depth=1)[0][0]
         )
         epsilon, search = linear_distances(weight, positive, negative), None
-        curve = conflict_curve.curve(epsilon, config.budgets, say=say)
+        curve = conflict.curve(epsilon, config.budgets, say=say)
         row = curve.record() | {"pairs": epsilon.size, "searched": 0, "audit": None}
     else:
         search = collision_search.search(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semirobust._conflict_flow import Floats, Integers, bipartite_flow
+from semirobust.conflict.flow import Floats, Integers, bipartite_flow
 
 UNIT = 2.0**-60
 ROUNDING = 2.0**-50

@@ -17,24 +17,24 @@ Where this goes beyond the paper:
 1. Cross-entropy is solved by maximum flows, exactly up to rounding, not by a generic convex solver.
 2. `dual_lower_bound`, `dual_value` and `certify` prove the value from below, whatever solver found q.
 3. With more than two classes, edges between pairs still bound the loss, but no longer tightly.
+
+The dual value of the cross-entropy problem: a lower bound that holds in floating point.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from semirobust import _conflict_checks
-from semirobust._conflict_blocks import UNIT, solve
-from semirobust._conflict_checks import Reals
-from semirobust._conflict_dual import Side, lower_bound
-from semirobust._conflict_flow import Booleans, Floats, Integers, real_flow
-
-__all__ = ["Certificate", "ConflictGraph", "Cover", "CrossEntropy"]
+from semirobust.conflict import checks
+from semirobust.conflict.blocks import UNIT, solve
+from semirobust.conflict.checks import Reals
+from semirobust.conflict.flow import Booleans, Floats, Integers, real_flow
 
 
 class Cover(NamedTuple):
@@ -100,10 +100,10 @@ class ConflictGraph:
     """
 
     def __init__(self, edges: npt.ArrayLike, positive_weights: Reals, negative_weights: Reals) -> None:
-        self.positive_weights = _conflict_checks.entries(positive_weights, "positive_weights")
-        self.negative_weights = _conflict_checks.entries(negative_weights, "negative_weights")
-        _conflict_checks.total(self.positive_weights, self.negative_weights)
-        self.edges = _conflict_checks.edges(edges, len(self.positive_weights), len(self.negative_weights))
+        self.positive_weights = checks.entries(positive_weights, "positive_weights")
+        self.negative_weights = checks.entries(negative_weights, "negative_weights")
+        checks.total(self.positive_weights, self.negative_weights)
+        self.edges = checks.edges(edges, len(self.positive_weights), len(self.negative_weights))
 
     @classmethod
     def from_distances(
@@ -126,7 +126,7 @@ class ConflictGraph:
                 not finite, only one of the weights; and what the class itself raises.
             TypeError: `epsilon` or `budget` is not real.
         """
-        distances, limit = _conflict_checks.distances(epsilon, budget)
+        distances, limit = checks.distances(epsilon, budget)
         if (positive_weights is None) != (negative_weights is None):
             raise ValueError(
                 "only one of positive_weights and negative_weights was given; pass both or neither"
@@ -134,10 +134,8 @@ class ConflictGraph:
         if positive_weights is None or negative_weights is None:
             count = max(sum(distances.shape), 1)
             positive_weights, negative_weights = (np.full(n, 1 / count) for n in distances.shape)
-        _conflict_checks.entries(positive_weights, "positive_weights", distances.shape[0], "rows of epsilon")
-        _conflict_checks.entries(
-            negative_weights, "negative_weights", distances.shape[1], "columns of epsilon"
-        )
+        checks.entries(positive_weights, "positive_weights", distances.shape[0], "rows of epsilon")
+        checks.entries(negative_weights, "negative_weights", distances.shape[1], "columns of epsilon")
         return cls(np.argwhere(distances <= limit), positive_weights, negative_weights)
 
     def __repr__(self) -> str:
@@ -219,18 +217,10 @@ class ConflictGraph:
             ValueError: a wrong shape, a negative or non-finite entry.
             TypeError: not real numbers.
         """
-        x = _conflict_checks.entries(x, "x", len(self.edges), "edges")
+        x = checks.entries(x, "x", len(self.edges), "edges")
         p, m = self.positive_weights, self.negative_weights
-        w_p = (
-            None
-            if w_positive is None
-            else _conflict_checks.entries(w_positive, "w_positive", len(p), "vertices")
-        )
-        w_m = (
-            None
-            if w_negative is None
-            else _conflict_checks.entries(w_negative, "w_negative", len(m), "vertices")
-        )
+        w_p = None if w_positive is None else checks.entries(w_positive, "w_positive", len(p), "vertices")
+        w_m = None if w_negative is None else checks.entries(w_negative, "w_negative", len(m), "vertices")
         return lower_bound(x, [Side(p, self._u, w_p), Side(m, self._v, w_m)])
 
     def certify(self, q_positive: npt.ArrayLike, q_negative: npt.ArrayLike) -> Certificate:
@@ -244,9 +234,9 @@ class ConflictGraph:
                 positive weight, where the loss is infinite.
             TypeError: not real numbers.
         """
-        q_p = _conflict_checks.probabilities(q_positive, self.positive_weights, "q_positive")
-        q_m = _conflict_checks.probabilities(q_negative, self.negative_weights, "q_negative")
-        _conflict_checks.feasible(self.edges, q_p[self._u] + q_m[self._v])
+        q_p = checks.probabilities(q_positive, self.positive_weights, "q_positive")
+        q_m = checks.probabilities(q_negative, self.negative_weights, "q_negative")
+        checks.feasible(self.edges, q_p[self._u] + q_m[self._v])
         left = self.positive_weights / np.maximum(q_p, UNIT)  # any capacities give a valid bound
         right = self.negative_weights / np.maximum(q_m, UNIT)
         flow, bits = real_flow(self._u, self._v, left, right)
@@ -266,3 +256,34 @@ class ConflictGraph:
     def _loss(self, q_p: Floats, q_m: Floats) -> float:
         p, q = np.concatenate([self.positive_weights, self.negative_weights]), np.concatenate([q_p, q_m])
         return math.fsum(-p[p > 0] * np.log(q[p > 0])) + 0.0  # no minus zero
+
+
+class Side(NamedTuple):
+    """One class: weights [N], its end of each edge [E], multipliers w [N] of q <= 1 or None."""
+
+    weights: Floats
+    ends: Integers
+    w: Floats | None
+
+
+def lower_bound(x: Floats, sides: Iterable[Side]) -> float:
+    """sum_v p_v (1 + ln((x(v) + w_v) / p_v)) - sum_e x_e - sum_v w_v, rounded down, or 0 where that is
+    larger.
+
+    x(v) sums x_e over the edges at v. Without w the best is taken, max(p_v - x(v), 0). What is subtracted for
+    rounding covers one ulp of each logarithm and product and the summation of x(v); the long sums are exact.
+    """
+    paid, gained, error = [x], [], 0.0
+    for weights, ends, given in sides:
+        at = np.bincount(ends, x, len(weights))
+        w = np.maximum(weights - at, 0) if given is None else given
+        here = weights > 0
+        p, force, degree = weights[here], (at + w)[here], np.bincount(ends, x > 0, len(weights))[here]
+        if not force.all():
+            return 0.0  # the value is minus infinity
+        paid.append(w)
+        gained.append(p * (1 + (np.log(force) - np.log(p))))
+        error += float(p @ (2 + abs(np.log(force)) + abs(np.log(p)) + degree))
+    cost = math.fsum(np.concatenate(paid))
+    value = math.fsum(np.concatenate(gained)) - cost - 2.0**-51 * (error + cost)
+    return max(value, 0.0)

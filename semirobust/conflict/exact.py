@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-__all__ = ["ExactCover", "ExactCrossEntropy", "exact_cover", "exact_cross_entropy"]
-
 Edge = tuple[int, int]  # (index of a positive vertex, index of a negative vertex)
 Vertices = frozenset[int]
 

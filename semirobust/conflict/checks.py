@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from semirobust._conflict_flow import Floats, Integers
+from semirobust.conflict.flow import Floats, Integers
 
 Reals: TypeAlias = npt.ArrayLike | Sequence[Fraction]
 

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from semirobust.conflict import ConflictGraph
-
-__all__ = ["Curve", "ascending", "curve", "nearest", "violated"]
+from semirobust.conflict.graph import ConflictGraph
 
 Floats = npt.NDArray[np.float64]
 
