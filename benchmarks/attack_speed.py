@@ -23,7 +23,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from semirobust import attacks, data, models, recipe, storage, training
+from semirobust import attacks, data, models, recipe, runs, training
 from semirobust._state import preserve
 from semirobust.evaluation import Evaluation
 
@@ -42,7 +42,7 @@ def network(weights: Path | None, shape: tuple[int, int, int]) -> tuple[nn.Modul
     """(a width-16 ResNet-18, where its weights are from)."""
     model = models.create("resnet18", 10, shape, width=16, seed=0)
     if weights is not None:
-        tensors, _ = storage.load_tensors(weights)
+        tensors, _ = runs.load_tensors(weights)
         prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
         model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         return model, str(weights)

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import _binary_entropy, drawing, enumeration, figures, paths
+from semirobust import _binary_entropy, drawing, enumeration, figures, paths, runs
 from semirobust.experiments import layerwise
 from semirobust.finite import LADDER, SKEW, FiniteModel
 from semirobust.gaussian import GAUSS
@@ -168,7 +168,7 @@ for name, model in models.items():
 names = {"model": "model", "j": "layer", "conflicts": "conflicts", "cover": "minimum cover $R_j^\\star$"}
 names |= {"exact": "$1-2R_j^\\star$", "brute": "all readouts and attacks"}
 names |= {"soft": "best soft readout", "attack": "worst random attack"}
-display(Markdown(figures.markdown_table(rows, names, {"soft": ".6f", "attack": ".6f"})))
+display(Markdown(runs.markdown_table(rows, names, {"soft": ".6f", "attack": ".6f"})))
 
 # %% [markdown]
 # ## Infimum outside: a constant shift is a weaker adversary

@@ -32,7 +32,7 @@ import torch
 from IPython.display import Markdown
 from torch import nn
 
-from semirobust import figures, paths
+from semirobust import figures, paths, runs
 from semirobust._curvature import curvature
 from semirobust._telescope import telescope
 from semirobust.bounds import robust_difference
@@ -376,7 +376,7 @@ for n in sizes:
 formats = dict.fromkeys(list(HEADINGS)[1:], ".2f") | dict.fromkeys(
     ("bound_estimate", "loss_difference"), ".3g"
 )
-Markdown(figures.markdown_table(rows, HEADINGS, formats))
+Markdown(runs.markdown_table(rows, HEADINGS, formats))
 
 # %% [markdown]
 # P-3 certifies nothing, not at $\epsilon=1/255$ and not for an $f_b$ of one layer: the layers of $f_a^*$ may

@@ -158,7 +158,7 @@ for law in dict.fromkeys(law for law, _, _ in rows):
     table.append(row | {name: rows[law, name, sizes[-1]]["mean"] for name in ESTIMATORS})
 columns = {"law": f"law, n = {sizes[-1]}", "truth": "truth (bits)"}
 columns |= {name: label for name, (label, _) in ESTIMATORS.items()}
-display(Markdown(figures.markdown_table(table, columns, dict.fromkeys(ESTIMATORS, "z.2f"))))
+display(Markdown(runs.markdown_table(table, columns, dict.fromkeys(ESTIMATORS, "z.2f"))))
 panels = ["Gaussian, d = 1, r = 0.9", "channel, q = 2, error 0.1", "channel, q = 10, error 0.2"]
 panels += ["overlapping intervals, q = 5", "Gaussian, d = 4, r = 0.5", "Gaussian, d = 32, r = 0"]
 panels += ["Gaussian, d = 32, r = 0.5"]
@@ -293,7 +293,7 @@ table = [
 columns = {"layer": "layer", "printed": "printed drop, ResNet-18", "wide": "printed drop, WideResNet"}
 columns |= {"bits": f"ours, {large} to {small} per class", "control": "of which in shuffled pairs"}
 columns |= {"excess": "of which in the excess", "cap": "drop of the cap"}
-display(Markdown(figures.markdown_table(table, columns, dict.fromkeys(list(columns)[1:], ".2f"))))
+display(Markdown(runs.markdown_table(table, columns, dict.fromkeys(list(columns)[1:], ".2f"))))
 one_more = next(n for n in per_class if n + 1 in per_class)
 step = saturation.drop(paper, one_more + 1, one_more)
 print(

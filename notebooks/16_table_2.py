@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import experiments, figures, paths, statistics
+from semirobust import experiments, figures, paths, runs, statistics
 from semirobust.experiments import _table_2_run, _verdicts, table_2
 
 figures.use_style()
@@ -73,7 +73,7 @@ def side_by_side(readout, *, with_printed):
         rows += table_2.our_rows(outcome, readout, profile=where)
     order = table_2.ATTACKS.index
     rows.sort(key=lambda row: (order(row["attack"]), -row["n_fa"]))
-    return figures.markdown_table(rows, table_2.COLUMNS, table_2.FORMATS)
+    return runs.markdown_table(rows, table_2.COLUMNS, table_2.FORMATS)
 
 
 display(Markdown(side_by_side("algorithm_2", with_printed=True)))

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures
+from semirobust import figures, runs
 from semirobust.experiments import bound_figures, feature_bounds, first_layer
 
 figures.use_style()
@@ -212,7 +212,7 @@ for place, losses in judged.items():
         "size": "size (cross-entropy)",
     }
     title = f"{bound_figures.DATASETS[place[1]]} ({place[0]}, seeds: {len(losses[CE])})"
-    display(Markdown(f"**{title}**\n\n" + figures.markdown_table(rows, columns)))
+    display(Markdown(f"**{title}**\n\n" + runs.markdown_table(rows, columns)))
 
 # %% [markdown]
 # ## How much is noise

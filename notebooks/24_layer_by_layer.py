@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import _collision_layers, collision_search, collisions, extractors, figures
+from semirobust import _collision_layers, collision_search, collisions, extractors, figures, runs
 from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
 from semirobust.statistics import wilson
 
@@ -134,7 +134,7 @@ for key, layers in bounds.items():
 columns = {"data": "data", "training": "training", "step": "step to", "lost": "budget lost"}
 columns |= {"again": "other images", "rise": "largest rise (nats)", "at": "at budget", "images": "images"}
 formats = {"lost": "z.3f", "again": "z.3f", "rise": "z.3f", "at": ".2f"}
-display(Markdown(figures.markdown_table(rows, columns, formats)))
+display(Markdown(runs.markdown_table(rows, columns, formats)))
 
 
 # %% tags=["nbval-ignore-output"]
@@ -263,7 +263,7 @@ for key, record in records.items():
         rows.append(row)
 columns = dict(zip(rows[0], rows[0], strict=True))
 columns |= {"share": "searched (%)", "limit": "missed, at most (%)"}
-display(Markdown(figures.markdown_table(rows, columns, {"share": ".1f", "limit": ".1f"})))
+display(Markdown(runs.markdown_table(rows, columns, {"share": ".1f", "limit": ".1f"})))
 
 # %% [markdown]
 # The same live: the first 12 + 12 images behind the first ReLU, where all pairs can be searched. Both ways

@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures
+from semirobust import figures, runs
 from semirobust.experiments import bound_figures, feature_bounds, other_images
 from semirobust.statistics import wilson
 
@@ -213,7 +213,7 @@ table = {place: list(rows_of(place)) for place in records}
 columns = {"data": "data", "layer": "layer", "trained at": "trained at", "apart": "apart (pixels)"}
 columns |= {"pgd": "PGD behind by up to (nats)", "trades": "TRADES behind by up to (nats)", "note": "note"}
 formats = dict.fromkeys(("apart", "pgd", "trades"), "z.3f")
-display(Markdown(figures.markdown_table(list(itertools.chain(*table.values())), columns, formats)))
+display(Markdown(runs.markdown_table(list(itertools.chain(*table.values())), columns, formats)))
 
 
 # %% tags=["nbval-ignore-output"]
@@ -262,7 +262,7 @@ for place, made in records.items():
             row["limit"] = 100 * wilson(audit["missed"], audit["searched"])[1]
         rows.append(row)
 columns = dict(zip(rows[0], rows[0], strict=True)) | {"limit": "missed, at most (%)"}
-display(Markdown(figures.markdown_table(rows, columns, {"limit": ".1f"})))
+display(Markdown(runs.markdown_table(rows, columns, {"limit": ".1f"})))
 
 # %% [markdown]
 # ## The statements of the paper

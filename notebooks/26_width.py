@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import collisions, conflict, figures
+from semirobust import collisions, conflict, figures, runs
 from semirobust.experiments import bound_figures, feature_bounds, other_images
 from semirobust.statistics import wilson
 
@@ -129,7 +129,7 @@ for where, training, width in itertools.product(records, TRAININGS, WIDTHS):
 columns = {key: key for key in ("data", "training", "width", "units")} | {"linear_1": LAYERS["linear_1"]}
 columns |= {"again": "other images", **LAYERS, "note": "note"}
 formats = dict.fromkeys((*LAYERS, "again"), ".2f")
-display(Markdown(figures.markdown_table(rows, columns, formats)))
+display(Markdown(runs.markdown_table(rows, columns, formats)))
 
 # %% [markdown]
 # ## Is it the width, or what the training makes of it?
@@ -241,7 +241,7 @@ for where, name, layer in itertools.product(records, records[place], ("relu_1", 
     if audit["searched"]:
         rows[-1]["limit"] = 100 * wilson(audit["missed"], audit["searched"])[1]
 columns = dict(zip(rows[0], rows[0], strict=True)) | {"limit": "missed, at most (%)"}
-display(Markdown(figures.markdown_table(rows, columns, {"limit": ".1f"})))
+display(Markdown(runs.markdown_table(rows, columns, {"limit": ".1f"})))
 
 # %% [markdown]
 # ## What to believe

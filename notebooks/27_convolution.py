@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import collisions, conflict, extractors, figures
+from semirobust import collisions, conflict, extractors, figures, runs
 from semirobust.experiments import bound_figures, feature_bounds, second_paper, small_convolutions
 
 figures.use_style()
@@ -123,7 +123,7 @@ columns = {
     "rank": "rank",
     "ratio": "smallest / largest singular value",
 }
-display(Markdown(figures.markdown_table(rows, columns, {"numbers": ",", "ratio": ".1e"})))
+display(Markdown(runs.markdown_table(rows, columns, {"numbers": ",", "ratio": ".1e"})))
 
 # %% [markdown]
 # ## What a lower rank costs
@@ -189,7 +189,7 @@ columns = {"network": "network", "layer": "behind", "rank": "rank", "forced": "0
 columns |= {"searched": "pairs searched", "missed": "missed"}
 n = kept["max_pool", 0].metrics["n"]
 print(f"{n[0]} and {n[1]} images, {n[0] * n[1]} pairs")
-display(Markdown(figures.markdown_table(rows, columns, {"rank": ".0f", "forced": ".2f"})))
+display(Markdown(runs.markdown_table(rows, columns, {"rank": ".0f", "forced": ".2f"})))
 
 
 # %%

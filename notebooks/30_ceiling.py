@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from semirobust import _probe, extractors, figures, finite, l2_readouts, transfer
+from semirobust import _probe, extractors, figures, finite, l2_readouts, runs, transfer
 from semirobust.experiments import bound_figures, ceiling, ceiling_figures, feature_bounds, second_paper
 
 figures.use_style()
@@ -174,7 +174,7 @@ def table(network):
         }
         rows.append({"layer": name} | cells)
     heads = {f"{budget:g}": rf"$\varepsilon$ = {budget:g}" for budget in network.budgets}
-    return figures.markdown_table(rows, {"layer": "layer"} | heads)
+    return runs.markdown_table(rows, {"layer": "layer"} | heads)
 
 
 for (_, dataset), shown in networks.items():

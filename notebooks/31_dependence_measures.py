@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, measures, paths, statistics
+from semirobust import figures, measures, paths, runs, statistics
 from semirobust.corrected import corrected_bounds
 from semirobust.edge import edge
 from semirobust.experiments import prediction, replication
@@ -70,7 +70,7 @@ table = [
     for name, (span, sees, blind) in WORDS.items()
 ]
 columns = {key: key for key in ("measure", "unit", "range", "cap", "sees")} | {"blind": "does not see"}
-display(Markdown(figures.markdown_table(table, columns, {"cap": ".3f"})))
+display(Markdown(runs.markdown_table(table, columns, {"cap": ".3f"})))
 
 # %% [markdown]
 # What each sees and does not see, on 500 samples: value, and in parentheses the control. The parabola
@@ -89,7 +89,7 @@ for name, measure in measures.MEASURES.items():
     found = {law: measure(x, y, shuffles=3) for law, (x, y) in laws.items()}
     cells = {law: f"{result.value:{digits}} ({result.control:{digits}})" for law, result in found.items()}
     table.append({"measure": name} | cells)
-display(Markdown(figures.markdown_table(table, {"measure": "measure"} | {law: law for law in laws})))
+display(Markdown(runs.markdown_table(table, {"measure": "measure"} | {law: law for law in laws})))
 
 # %% [markdown]
 # ## The measure that a theorem needs
@@ -246,7 +246,7 @@ columns = {"score": "score", "first": f"AUC, first {large.first} trials", "p": "
 columns |= {"fresh": f"AUC, {len(records) - large.first} fresh trials", "p_fresh": "corrected p, fresh"}
 columns |= {"equal": "AUC at nearly equal rates"}
 formats = dict.fromkeys(("first", "fresh", "equal"), ".2f") | dict.fromkeys(("p", "p_fresh"), ".4f")
-display(Markdown(figures.markdown_table(table, columns, formats)))
+display(Markdown(runs.markdown_table(table, columns, formats)))
 
 # %% tags=["nbval-ignore-output"]
 groups = {"significant in the first trials, and again": (held, "robust")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from semirobust import storage
+from semirobust import runs
 from semirobust.recipe import TrainConfig
 
 
@@ -45,7 +45,7 @@ class State:
                 tensors[f"momentum.{name}"] = momentum
         tensors["generator"] = self.generator.get_state()
         metadata = {"config": asdict(config), "logs": [asdict(log) for log in logs]}
-        storage.save_tensors(path, tensors, metadata)
+        runs.save_tensors(path, tensors, metadata)
 
     def restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Takes up the tensors that ``read`` found. Raises ``ValueError`` for those of another network."""
@@ -74,12 +74,10 @@ def read(path: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list
 
     Raises ``ValueError`` for another configuration, ``storage.CorruptFile`` for what is no checkpoint.
     """
-    tensors, metadata = storage.load_tensors(path)
+    tensors, metadata = runs.load_tensors(path)
     if not {"config", "logs"} <= metadata.keys() or "generator" not in tensors:
-        raise storage.CorruptFile(
-            path, "it is no training checkpoint", "move it away, or choose another path"
-        )
-    if metadata["config"] != json.loads(storage.json_text(asdict(config))):
+        raise runs.CorruptFile(path, "it is no training checkpoint", "move it away, or choose another path")
+    if metadata["config"] != json.loads(runs.json_text(asdict(config))):
         raise ValueError(
             f"{path} belongs to another configuration, {metadata['config']}: "
             "move it away, or train with that one"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semirobust import collisions, storage
+from semirobust import collisions, runs
 from semirobust._collision_checks import Array
 from semirobust._collision_layers import Network
 
@@ -126,7 +126,7 @@ def _solve(
     ):
         parts[i] = part
         if (file := files[i]) is not None:
-            storage.save_tensors(file, {"epsilon": torch.from_numpy(part)})
+            runs.save_tensors(file, {"epsilon": torch.from_numpy(part)})
         if done % REPORTED == 0:
             say(f"{done * CHUNK} of {len(todo) * CHUNK} pairs")
     found = [part for part in parts if part is not None]
@@ -140,7 +140,7 @@ def _name(chunk: Integers) -> str:
 def _load(file: Path) -> Array | None:
     """The budgets of a chunk; None where it is not there or is damaged (it is then made again)."""
     try:
-        tensors, _ = storage.load_tensors(file)
-    except (FileNotFoundError, storage.CorruptFile):
+        tensors, _ = runs.load_tensors(file)
+    except (FileNotFoundError, runs.CorruptFile):
         return None
     return tensors["epsilon"].numpy()

@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from semirobust import _files, storage
+from semirobust import runs
 
 DIGITS_TEST = 500  # images held out of the 1,797 digits of scikit-learn, by a fixed seeded draw
 _FASHION = (
@@ -195,13 +195,13 @@ def _stored(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
     (channels, height, width), names = DATASETS[name]
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (height, width, channels):
         wanted = f"uint8 [N, {height}, {width}, {channels}]"
-        raise storage.CorruptFile(
+        raise runs.CorruptFile(
             paths[0], f"it holds {pixels.dtype} {list(pixels.shape)}, not {wanted}", _REMEDY
         )
     if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu" or len(labels) == 0:
-        raise storage.CorruptFile(paths[1], "it does not hold one integer label for each image", _REMEDY)
+        raise runs.CorruptFile(paths[1], "it does not hold one integer label for each image", _REMEDY)
     if labels.min() < 0 or labels.max() >= len(names):
-        raise storage.CorruptFile(paths[1], f"it has labels outside 0..{len(names) - 1}", _REMEDY)
+        raise runs.CorruptFile(paths[1], f"it has labels outside 0..{len(names) - 1}", _REMEDY)
     return pixels, labels.astype(np.int64)
 
 
@@ -212,7 +212,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, tokenize.TokenError) as error:
-        raise storage.CorruptFile(path, str(error), _REMEDY) from error
+        raise runs.CorruptFile(path, str(error), _REMEDY) from error
 
 
 def _download(name: str, folder: Path) -> None:
@@ -224,7 +224,7 @@ def _download(name: str, folder: Path) -> None:
         datasets = torchvision_datasets()
         folder.mkdir(parents=True, exist_ok=True)
         quiet = io.StringIO()  # torchvision draws a progress bar
-        with _files.lock(folder), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
+        with runs.lock(folder), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
             for split in ("train", "test"):
                 if (folder / f"{split}_labels.npy").exists() and (folder / f"{split}_images.npy").exists():
                     continue
@@ -237,7 +237,7 @@ def _download(name: str, folder: Path) -> None:
                 for what, array in (("images", pixels), ("labels", labels)):
                     content = io.BytesIO()
                     np.save(content, array)
-                    _files.write_atomic(folder / f"{split}_{what}.npy", content.getvalue())
+                    runs.write_atomic(folder / f"{split}_{what}.npy", content.getvalue())
     except (OSError, RuntimeError, ImportError, http.client.HTTPException) as error:
         raise FileNotFoundError(
             f"{name} is not in {folder} and could not be downloaded ({error!r}). Either run once "

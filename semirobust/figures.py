@@ -15,8 +15,8 @@ import matplotlib
 from matplotlib import style as matplotlib_style
 from matplotlib.figure import Figure
 
-from semirobust import _files, paths, runs, storage
-from semirobust.provenance import versions
+from semirobust import paths, runs
+from semirobust.runs import versions
 
 #: What each colour means, in every figure (Okabe and Ito's palette: told apart with any colour vision).
 COLORS: dict[str, str] = {
@@ -79,24 +79,24 @@ def save_figure(
         "data": data,
         "versions": {name: version and version.partition("+")[0] for name, version in made_with.items()},
     }
-    text = storage.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
+    text = runs.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
     folder = paths.figures_root() / profile
     with style():
         written = [
-            _files.write_atomic(
+            runs.write_atomic(
                 folder / f"{name}.{kind}", partial(figure.savefig, format=kind, metadata=volatile)
             )
             for kind, volatile in _METADATA.items()
         ]
-    return [*written, _files.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
+    return [*written, runs.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
 
 
 def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:
     """Path and checksum; of a record only its configuration and numbers count, not when it was made."""
     if isinstance(source, runs.Record):
-        content = storage.json_text({"config": source.config, "metrics": source.metrics}, indent=None)
+        content = runs.json_text({"config": source.config, "metrics": source.metrics}, indent=None)
         return {"path": _stable(source.path), "sha256": hashlib.sha256(content.encode()).hexdigest()}
-    return {"path": _stable(Path(source)), "sha256": storage.sha256(source)}
+    return {"path": _stable(Path(source)), "sha256": runs.sha256(source)}
 
 
 def _stable(path: Path) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from semirobust import paths
-from semirobust._files import lock, write_atomic
 from semirobust.paths import UsageError
+from semirobust.runs import lock, write_atomic
 
 MINIMUM_FREE_MB = 200
 

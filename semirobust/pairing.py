@@ -14,7 +14,7 @@ from pathlib import Path
 import jupytext
 from nbclient import NotebookClient
 
-from semirobust._files import write_atomic
+from semirobust.runs import write_atomic
 
 
 def make(source: Path) -> Path:

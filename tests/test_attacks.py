@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _attack_plan, attacks, models, statistics, storage
+from semirobust import _attack_plan, attacks, models, runs, statistics
 from semirobust.ascent import ascend, cross_entropy, flat_norm, margin, project, random_start
 from semirobust.evaluation import GradientMaskingWarning, compare
 from semirobust.layers import Split
@@ -550,7 +550,7 @@ def test_the_record_is_plain() -> None:
     x, y = pictures(model)
     record = attacks.evaluate(model, x, y, "pgd").record()
     assert record["n"] == 24 and record["parts"][0][0] == "pgd" and "x_adv" not in record
-    assert '"accuracy"' in storage.json_text(record)
+    assert '"accuracy"' in runs.json_text(record)
 
 
 # --- bad input ---

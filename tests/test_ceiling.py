@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_readouts import labelled, network, points, readout_of
 
-from semirobust import _collision_layers, collisions, experiments, paths, provenance, runs
+from semirobust import _collision_layers, collisions, experiments, paths, runs
 from semirobust._probe import clip
 from semirobust.conflict import ConflictGraph
 from semirobust.experiments import ceiling_figures, feature_bounds, second_paper
@@ -255,7 +255,7 @@ def test_the_experiment_is_registered_with_its_plans():
     assert order.index("feature_bounds") < order.index("ceiling")
     for profile in paths.PROFILES:
         plans = experiments_plans(profile)
-        assert len({provenance.config_hash(plan) for plan in plans}) == len(plans)
+        assert len({runs.config_hash(plan) for plan in plans}) == len(plans)
         assert len(plans) == 2 * len(feature_bounds.SCALES[profile].datasets)
         for plan in plans:
             assert plan.per_class == feature_bounds.SCALES[profile].relu

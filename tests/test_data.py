@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from semirobust import storage
+from semirobust import runs
 from semirobust.data import DATASETS, load, torchvision_datasets
+from semirobust.runs import storage
 
 TRAIN, TEST = 1297, 500
 HELD_OUT = [6, 6, 6, 2, 5, 6, 6, 2, 2, 1]  # labels of the first digits of the test split
@@ -206,7 +207,7 @@ def test_damaged_files_are_refused_unread(tmp_path: Path, what: str, damage: Cal
     folder = write_set(tmp_path)
     path = folder / f"train_{what}.npy"
     path.write_bytes(damage(folder))
-    with pytest.raises(storage.CorruptFile, match="delete") as caught:
+    with pytest.raises(runs.CorruptFile, match="delete") as caught:
         load("cifar10", "train", root=tmp_path)
     assert caught.value.path == path
     assert not (folder / "exploded").exists()
@@ -224,7 +225,7 @@ def test_any_flipped_bit_in_the_header_is_refused_or_harmless(tmp_path: Path) ->
         path.write_bytes(bytes(content))
         try:
             assert load("mnist", "train", root=tmp_path).images.shape == (3, 1, 28, 28)
-        except storage.CorruptFile:
+        except runs.CorruptFile:
             refused += 1
     assert refused > 60
 
@@ -246,13 +247,13 @@ def test_any_flipped_bit_in_the_header_is_refused_or_harmless(tmp_path: Path) ->
 def test_wrong_arrays_are_refused(tmp_path: Path, what: str, array: np.ndarray, message: str) -> None:
     folder = write_set(tmp_path)
     np.save(folder / f"train_{what}.npy", array)
-    with pytest.raises(storage.CorruptFile, match=message):
+    with pytest.raises(runs.CorruptFile, match=message):
         load("cifar10", "train", root=tmp_path)
 
 
 def test_an_empty_set_is_refused(tmp_path: Path) -> None:
     write_set(tmp_path, n=0)
-    with pytest.raises(storage.CorruptFile):
+    with pytest.raises(runs.CorruptFile):
         load("cifar10", "train", root=tmp_path)
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import __main__, data, experiments, paths, provenance, runs
+from semirobust import __main__, data, experiments, paths, runs
 from semirobust.experiments import algorithm_1, networks, tables
 from semirobust.experiments._verdicts import verdicts
 from semirobust.recipe import PGD, short
+from semirobust.runs import store as store_module
 
 
 def test_the_paper_profile_is_the_printed_setting():
@@ -33,7 +34,7 @@ def test_the_paper_profile_is_the_printed_setting():
 def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
     for pairs in networks.PAIRS.values():
         for pair in pairs.values():
-            standard, robust = provenance.canonical(pair.standard), provenance.canonical(pair.robust)
+            standard, robust = runs.canonical(pair.standard), runs.canonical(pair.robust)
             assert robust.pop("start", standard) == standard
             assert standard.pop("train") | {"attack": None} == robust.pop("train") | {"attack": None}
             assert standard == robust
@@ -61,10 +62,10 @@ def test_a_robust_network_starts_from_the_trained_standard_one(tmp_path, monkeyp
 def test_configurations_without_a_start_keep_their_hashes():
     """Results stored before ``start`` was there are found under their names."""
     plan = next(plan for plan in algorithm_1.plans("reference") if plan.name == "cifar10-width16")
-    assert "start" not in provenance.canonical(plan.pair.robust)
-    assert provenance.config_hash(plan.baseline) == "aaf26a8e4de1"
-    assert provenance.config_hash(plan.trial(4, 0)) == "eed22de1b5d9"
-    assert provenance.config_hash(plan.trial(12, 2)) == "fa63db74ef9d"
+    assert "start" not in runs.canonical(plan.pair.robust)
+    assert runs.config_hash(plan.baseline) == "aaf26a8e4de1"
+    assert runs.config_hash(plan.trial(4, 0)) == "eed22de1b5d9"
+    assert runs.config_hash(plan.trial(12, 2)) == "fa63db74ef9d"
 
 
 def test_every_trial_has_its_own_hash():
@@ -75,7 +76,7 @@ def test_every_trial_has_its_own_hash():
         for n_fb in plan.n_fb
         for t in range(plan.trials)
     ]
-    assert len({provenance.config_hash(config) for config in configs}) == len(configs)
+    assert len({runs.config_hash(config) for config in configs}) == len(configs)
 
 
 def test_printed_tables():
@@ -206,7 +207,7 @@ def test_networks_to_commit_are_measured_as_rounded(tmp_path, monkeypatch):
     recipe = short(1, lr=0.05, batch_size=64, augment=False)
     made = networks.pair(recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2)
     exact, _ = networks.trained(made.standard)
-    monkeypatch.setitem(networks.COMMITTED, provenance.config_hash(made.standard), "tiny")
+    monkeypatch.setitem(networks.COMMITTED, runs.config_hash(made.standard), "tiny")
     rounded, _ = networks.trained(made.standard)
     for name, value in exact.state_dict().items():
         wanted = value.half().float() if value.is_floating_point() else value
@@ -252,13 +253,11 @@ def test_every_committed_result_is_found_by_a_plan(monkeypatch):
     wanted = set()
 
     def noted(config, function, *, experiment, profile):
-        path = (
-            paths.project_root() / "results" / profile / experiment / f"{provenance.config_hash(config)}.json"
-        )
+        path = paths.project_root() / "results" / profile / experiment / f"{runs.config_hash(config)}.json"
         wanted.add(path)
-        return runs.Record(provenance.canonical(config), {}, {}, path)
+        return runs.Record(runs.canonical(config), {}, {}, path)
 
-    monkeypatch.setattr(runs, "run", noted)
+    monkeypatch.setattr(store_module, "run", noted)
     for name in experiments.EXPERIMENTS:
         experiments.main(name, "reference")
     committed = set((paths.project_root() / "results" / "reference").glob("*/*.json"))

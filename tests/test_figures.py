@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from semirobust import figures, runs, storage
+from semirobust import figures, runs
+from semirobust.runs import store
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def test_two_calls_and_two_processes_give_the_same_bytes(folders: Path) -> None:
 
 def test_the_sidecar_says_where_the_figure_came_from(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = runs.run(Config(), lambda config: {"x": 1.5}, experiment="table_1", profile="quick")
-    outside = storage.write_json(folders / "outside" / "more.json", [1])
+    outside = runs.write_json(folders / "outside" / "more.json", [1])
     *_, path = figures.save_figure(
         draw(),
         "demo",
@@ -80,10 +81,10 @@ def test_the_sidecar_says_where_the_figure_came_from(folders: Path, monkeypatch:
         data={"x": record.metrics["x"]},
         notebook="10_table_1",
     )
-    sidecar = storage.read_json(path)
+    sidecar = runs.read_json(path)
     first, second = sidecar["sources"]
     assert first["path"] == f"results/quick/table_1/{record.path.name}"
-    assert second == {"path": "more.json", "sha256": storage.sha256(outside)}
+    assert second == {"path": "more.json", "sha256": runs.sha256(outside)}
     again = runs.run(Config(), lambda config: {"x": 1.5}, experiment="table_1", profile="quick", force=True)
     changed = dataclasses.replace(again, metrics={"x": 1.6})
     checksums = [figures._source(r)["sha256"] for r in (again, changed)]
@@ -95,10 +96,10 @@ def test_the_sidecar_says_where_the_figure_came_from(folders: Path, monkeypatch:
 
 
 def test_a_source_in_the_project_is_named_from_there(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "project_root", lambda: folders)
-    source = storage.write_json(folders / "weights" / "a.json", 1)
+    monkeypatch.setattr(store, "project_root", lambda: folders)
+    source = runs.write_json(folders / "weights" / "a.json", 1)
     *_, path = figures.save_figure(draw(), "demo", profile="quick", sources=[str(source)])
-    assert storage.read_json(path)["sources"][0]["path"] == "weights/a.json"
+    assert runs.read_json(path)["sources"][0]["path"] == "weights/a.json"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ COLUMNS = {
 
 def test_a_table_shows_everything_side_by_side() -> None:
     formats = {"printed": ".1f", "ours": ".1f", "interval": ".1f"}
-    assert figures.markdown_table(ROWS, COLUMNS, formats).splitlines() == [
+    assert runs.markdown_table(ROWS, COLUMNS, formats).splitlines() == [
         "| Attack       | Printed | Ours |         95 % |    n |",
         "| ------------ | ------: | ---: | -----------: | ---: |",
         "| none         |    69.7 | 68.2 | [66.1, 70.3] | 2000 |",
@@ -189,7 +190,7 @@ def test_a_table_shows_everything_side_by_side() -> None:
 
 def test_a_misspelt_column_is_an_error() -> None:
     with pytest.raises(KeyError, match="'paper'"):
-        figures.markdown_table(ROWS, COLUMNS | {"paper": "Paper"})
+        runs.markdown_table(ROWS, COLUMNS | {"paper": "Paper"})
     with pytest.raises(KeyError, match="'pinted'"):
-        figures.markdown_table(ROWS, COLUMNS, {"pinted": ".1f"})
-    assert figures.markdown_table([], {"a": "A"}) == "|   A |\n| --: |"
+        runs.markdown_table(ROWS, COLUMNS, {"pinted": ".1f"})
+    assert runs.markdown_table([], {"a": "A"}) == "|   A |\n| --: |"

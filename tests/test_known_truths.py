@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import dblquad, quad
 
-from semirobust import measures, provenance
+from semirobust import measures, runs
 from semirobust.experiments import known_truths
 from semirobust.experiments import known_truths as bench
 from semirobust.known_truths import Erasure, Gaussian, Layer, Merging, Overlap, SymmetricChannel, entropy_bits
@@ -205,7 +205,7 @@ def test_profiles() -> None:
         known_truths.plans("quik")
     sizes = known_truths.plans("reference")[0].sizes
     assert (min(sizes), max(sizes)) == (100, 10_000) and known_truths.plans("reference")[0].repeats >= 10
-    hashes = [provenance.config_hash(config) for config in known_truths.plans("quick")]
+    hashes = [runs.config_hash(config) for config in known_truths.plans("quick")]
     assert len(set(hashes)) == len(hashes) == len({law.label for law in known_truths.LAWS})
     estimators = {measure.name for measure, _ in known_truths.ESTIMATORS.values()}
     assert estimators == set(measures.MEASURES)

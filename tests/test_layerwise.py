@@ -10,7 +10,7 @@ import torch
 from helpers import tiny_network, use_store
 from torch import nn
 
-from semirobust import _graph, _probe, attacks, experiments, layers, models, paths, provenance, recipe
+from semirobust import _graph, _probe, attacks, experiments, layers, models, paths, recipe, runs
 from semirobust.experiments import algorithm_1, layerwise, networks
 from semirobust.experiments.layerwise import Effort, FineTuning, LayerwiseConfig, ProbeConfig, Sizes
 from semirobust.recipe import PGD
@@ -75,7 +75,7 @@ def test_the_plans():
             if n_fb:  # the first probed layer is the only one of f_a
                 assert [name in names[-n_fb:] for name in config.layers].count(False) == 1
     hashes = {
-        provenance.config_hash(c) for p in paths.PROFILES for plan in layerwise.plans(p) for c in plan.configs
+        runs.config_hash(c) for p in paths.PROFILES for plan in layerwise.plans(p) for c in plan.configs
     }
     assert len(hashes) == 4 + 6 + 6
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _telescope, _weight_path, experiments, paths, provenance, recipe
+from semirobust import _telescope, _weight_path, experiments, paths, recipe, runs
 from semirobust._pair import folded_pair
 from semirobust.experiments import algorithm_1, layerwise, networks, performance
 from semirobust.experiments.layerwise import FineTuning
@@ -225,7 +225,7 @@ def test_the_plans():
     assert quick.configs[5].fine_tuning == quick.path.fine_tuning == shared
     assert shared.config == trial.fine_tune and quick.path.pair == trial.pair
     every = [plan for p in paths.PROFILES for plan in performance.plans(p)]
-    hashes = {provenance.config_hash(c) for plan in every for c in (*plan.configs, plan.path)}
+    hashes = {runs.config_hash(c) for plan in every for c in (*plan.configs, plan.path)}
     assert len(hashes) == 9 * 3 and [plan.name for plan in every] == [
         "digits",
         "cifar10-width16",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import measures, provenance, rho, runs, statistics
+from semirobust import measures, rho, runs, statistics
 from semirobust.experiments import networks, prediction, replication
 from semirobust.recipe import PGD, short
 from semirobust.rho import Measurement
@@ -317,7 +317,7 @@ def test_plans() -> None:
         for plan in prediction.plans(profile):
             assert plan.trials >= 14 and 0 < plan.first < plan.trials and id(plan.pair) in known
             configs = [plan.trial(number) for number in range(plan.trials)]
-            assert len({provenance.config_hash(config) for config in configs}) == plan.trials
+            assert len({runs.config_hash(config) for config in configs}) == plan.trials
             assert len({replace(c.fine_tune, lr=1.0, seed=0) for c in configs}) == 1
     with pytest.raises(ValueError, match="known: quick"):
         prediction.plans("quik")

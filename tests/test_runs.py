@@ -21,7 +21,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semirobust import paths, provenance, runs, storage
+from semirobust import paths, runs
+from semirobust.runs import provenance, store
 
 
 @dataclass(frozen=True)
@@ -82,27 +83,27 @@ CONFIGS = st.builds(
 
 @given(a=CONFIGS, b=CONFIGS)
 def test_hashes_are_equal_exactly_where_configurations_are(a: Config, b: Config) -> None:
-    assert (provenance.config_hash(a) == provenance.config_hash(b)) == (a == b)
-    assert provenance.config_hash(a) == provenance.config_hash(dataclasses.replace(a))
+    assert (runs.config_hash(a) == runs.config_hash(b)) == (a == b)
+    assert runs.config_hash(a) == runs.config_hash(dataclasses.replace(a))
 
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
-    assert provenance.config_hash(Config()) == "3b17650bee5d"
+    assert runs.config_hash(Config()) == "3b17650bee5d"
 
 
 def test_what_the_hash_sees() -> None:
-    base = provenance.config_hash(Config())
-    assert provenance.config_hash(Config(device="cuda")) == base
-    assert provenance.config_hash(Config(seed=0, eps=8 / 255)) == base
-    assert provenance.config_hash(Config(eps=1)) == provenance.config_hash(Config(eps=1.0))
-    assert provenance.config_hash(Config(attack=OtherAttack())) != base
-    assert provenance.config_hash(Config(layers=(4, 12, 0))) != base
+    base = runs.config_hash(Config())
+    assert runs.config_hash(Config(device="cuda")) == base
+    assert runs.config_hash(Config(seed=0, eps=8 / 255)) == base
+    assert runs.config_hash(Config(eps=1)) == runs.config_hash(Config(eps=1.0))
+    assert runs.config_hash(Config(attack=OtherAttack())) != base
+    assert runs.config_hash(Config(layers=(4, 12, 0))) != base
 
 
 def test_a_new_schema_renames_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = provenance.config_hash(Config())
-    monkeypatch.setattr(provenance, "SCHEMA", provenance.SCHEMA + 1)
-    assert provenance.config_hash(Config()) != base
+    base = runs.config_hash(Config())
+    monkeypatch.setattr(provenance, "SCHEMA", runs.SCHEMA + 1)
+    assert runs.config_hash(Config()) != base
 
 
 @dataclass
@@ -132,7 +133,7 @@ def test_a_bad_configuration_stops_before_any_work(
 
 def test_a_run_is_stored_once_and_then_loaded() -> None:
     first = go(Config(seed=3))
-    assert first.path.name == f"{provenance.config_hash(Config(seed=3))}.json"
+    assert first.path.name == f"{runs.config_hash(Config(seed=3))}.json"
     assert first.metrics == {"accuracy": 0.5, "interval": [0.25, 0.75], "n": {"test": 4}, "bound": math.inf}
     assert (
         first.config["attack"] == {"class": "Attack", "name": "pgd", "steps": 10}
@@ -192,8 +193,8 @@ def test_a_failing_run_stores_no_result() -> None:
         go(function=fails)
     assert runs.find("table_1", "quick") == []
     (error,) = (paths.results_root() / "quick" / "table_1").iterdir()
-    assert error.name == f"{provenance.config_hash(Config())}.error.json"
-    story = storage.read_json(error)
+    assert error.name == f"{runs.config_hash(Config())}.error.json"
+    story = runs.read_json(error)
     assert story["status"] == "error" and "ZeroDivisionError: in the attack" in story["error"]
     go()
     assert not error.exists()
@@ -225,7 +226,7 @@ def test_an_output_folder_that_is_a_file_stops_before_any_work(folders: Path) ->
 def test_find_names_a_damaged_result() -> None:
     record = go()
     record.path.write_text("{")
-    with pytest.raises(storage.CorruptFile, match=record.path.name):
+    with pytest.raises(runs.CorruptFile, match=record.path.name):
         runs.find("table_1", "quick")
 
 
@@ -234,9 +235,7 @@ def test_collate_gives_flat_rows_and_a_csv(folders: Path) -> None:
         go(Config(seed=seed))
     go(Config(seed=2), lambda config: {"accuracy": math.nan, "note": None})
     rows = runs.collate("table_1", "quick")
-    assert [row["hash"] for row in rows] == sorted(
-        provenance.config_hash(Config(seed=seed)) for seed in range(3)
-    )
+    assert [row["hash"] for row in rows] == sorted(runs.config_hash(Config(seed=seed)) for seed in range(3))
     by_seed = {row["seed"]: row for row in rows}
     assert by_seed[1]["metrics.n.test"] == 4 and by_seed[1]["config.attack.steps"] == 10
     path = runs.write_csv(rows, folders / "out" / "table.csv")
@@ -267,7 +266,7 @@ def test_a_network_is_trained_once() -> None:
     again, meta_again = runs.network(Config(seed=1), never_train)
     assert torch.equal(state["weight"], again["weight"]) and meta == meta_again
     (path,) = paths.cache_root().iterdir()  # neither a lock nor checkpoints are left
-    assert meta["sha256"] == storage.sha256(path)
+    assert meta["sha256"] == runs.sha256(path)
     assert (
         meta["log"] == {"accuracy": [0.1, 0.2]} and meta["config"]["seed"] == 1 and meta["wall_time_s"] >= 0
     )
@@ -292,14 +291,14 @@ def test_a_killed_training_finds_its_checkpoints_again() -> None:
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "another"])
 def test_a_damaged_network_is_reported_and_trained_again(damage: str) -> None:
     state, meta = runs.network(Config(), train)
-    path = paths.cache_root() / f"{provenance.config_hash(Config())}.safetensors"
+    path = paths.cache_root() / f"{runs.config_hash(Config())}.safetensors"
     whole = path.read_bytes()
     if damage == "truncated":
         path.write_bytes(whole[:-4])
     elif damage == "flipped":
         path.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
     else:
-        storage.save_tensors(path, state, meta | {"config": {"seed": 5}})
+        runs.save_tensors(path, state, meta | {"config": {"seed": 5}})
     with pytest.warns(RuntimeWarning, match=r"\.safetensors: .*\.corrupt, made again"):
         again, _ = runs.network(Config(), train)
     assert torch.equal(again["weight"], state["weight"])
@@ -343,10 +342,10 @@ def test_two_processes_that_want_the_same_network_or_result_compute_it_once(
 
 @pytest.fixture
 def weights(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(runs, "project_root", lambda: folders)
+    monkeypatch.setattr(store, "project_root", lambda: folders)
     tensors = {"weight": torch.tensor([0.5, 1.5]).half(), "steps": torch.tensor(7)}
-    path = storage.save_tensors(folders / "weights" / "robust.safetensors", tensors)
-    (path.parent / "SHA256SUMS").write_text(f"{storage.sha256(path)}  robust.safetensors\n")
+    path = runs.save_tensors(folders / "weights" / "robust.safetensors", tensors)
+    (path.parent / "SHA256SUMS").write_text(f"{runs.sha256(path)}  robust.safetensors\n")
     return path
 
 
@@ -359,8 +358,8 @@ def test_reference_weights_are_checked_and_come_in_single_precision(weights: Pat
 def test_reference_weights_that_cannot_be_trusted(weights: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no reference weights 'other'.*there: robust"):
         runs.reference_weights("other")
-    storage.save_tensors(weights, {"weight": torch.tensor([0.5, 1.0]).half()})
-    with pytest.raises(storage.CorruptFile, match=r"not the one in SHA256SUMS.*check it out from git again"):
+    runs.save_tensors(weights, {"weight": torch.tensor([0.5, 1.0]).half()})
+    with pytest.raises(runs.CorruptFile, match=r"not the one in SHA256SUMS.*check it out from git again"):
         runs.reference_weights("robust")
     (weights.parent / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match=r"SHA256SUMS does not list robust\.safetensors"):
@@ -387,7 +386,7 @@ def test_the_project_is_the_checkout_or_the_current_folder(
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "checkout" / "semirobust")
     monkeypatch.chdir(tmp_path)
     assert paths.project_root() == tmp_path
-    assert provenance.provenance()["git"] is None
+    assert runs.provenance()["git"] is None
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "pyproject.toml").touch()
     assert paths.project_root() == tmp_path / "checkout"
@@ -401,7 +400,7 @@ def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
     (package / "module.py").write_text("x = 1\n")
     (package.parent / "pyproject.toml").touch()
     monkeypatch.setattr(paths, "PACKAGE", package)
-    assert provenance.provenance()["git"] is None
+    assert runs.provenance()["git"] is None
 
     def git(*words: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
@@ -411,8 +410,8 @@ def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "one")
-    assert provenance.provenance()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert runs.provenance()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (package.parent / "results.json").write_text("{}")  # a new result does not change the code
-    assert provenance.provenance()["git"]["dirty"] is False
+    assert runs.provenance()["git"]["dirty"] is False
     (package / "module.py").write_text("x = 2\n")
-    assert provenance.provenance()["git"]["dirty"] is True
+    assert runs.provenance()["git"]["dirty"] is True

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import _graph, attacks, dependence, provenance, runs
+from semirobust import _graph, attacks, dependence, runs
 from semirobust.experiments import networks, saturation
 from semirobust.experiments.saturation import SaturationConfig
 from semirobust.recipe import PGD, short
@@ -103,7 +103,7 @@ def test_too_many_images_of_a_class_are_refused_before_any_work(monkeypatch: pyt
 def test_plans() -> None:
     for profile in ("quick", "reference", "paper"):
         configs = saturation.plans(profile)
-        assert len({provenance.config_hash(config) for config in configs}) == len(configs) == 2
+        assert len({runs.config_hash(config) for config in configs}) == len(configs) == 2
         robust, defaults = configs
         assert robust.network.train.attack == robust.attack
         assert replace(defaults, members=1, renormalise=False) == robust

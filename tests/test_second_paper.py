@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from semirobust import provenance, training
+from semirobust import runs, training
 from semirobust.experiments import networks, second_paper
 from semirobust.extractors import as_layers
 from semirobust.recipe import PGDL2, TRADES
@@ -22,7 +22,7 @@ def test_the_networks_trained_before_keep_their_names() -> None:
     }
     for where, expected in names.items():
         pair = networks.PAIRS[where.split("/")[0]][where.split("/")[1]]
-        assert (provenance.config_hash(pair.standard), provenance.config_hash(pair.robust)) == expected
+        assert (runs.config_hash(pair.standard), runs.config_hash(pair.robust)) == expected
 
 
 QUICK_WIDTHS = {"fcnn": 90, "fcnn_small": 45, "fcnn_smaller": 22, "cnn": 6}
@@ -34,9 +34,7 @@ QUICK_WIDTHS = {"fcnn": 90, "fcnn_small": 45, "fcnn_smaller": 22, "cnn": 6}
 def test_every_network_of_the_figures_is_there(profile: str, datasets: set[str]) -> None:
     found = second_paper.NETWORKS[profile]
     assert {config.dataset for config in found.values()} == datasets
-    assert (
-        len({provenance.config_hash(config) for config in found.values()}) == len(found) == 14 * len(datasets)
-    )
+    assert len({runs.config_hash(config) for config in found.values()}) == len(found) == 14 * len(datasets)
     for dataset in datasets:
         widths = {n: found[f"{dataset}-{n}-pgd-2"].width for n in second_paper.ARCHITECTURES}
         printed_widths = {"fcnn": 300, "fcnn_small": 150, "fcnn_smaller": 75, "cnn": 20}

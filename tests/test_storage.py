@@ -20,7 +20,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semirobust import _files, storage
+from semirobust import runs
+from semirobust.runs import storage
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -43,15 +44,15 @@ def ordered(value: object) -> object:
 @given(value=JSON_VALUES)
 def test_json_reads_back_exactly_what_was_written(value: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = storage.write_json(Path(folder) / "deep" / "value.json", value)
-        assert same(ordered(storage.read_json(path)), ordered(value))
+        path = runs.write_json(Path(folder) / "deep" / "value.json", value)
+        assert same(ordered(runs.read_json(path)), ordered(value))
 
 
 def test_json_is_strict_and_sorted(tmp_path: Path) -> None:
-    path = storage.write_json(tmp_path / "a.json", {"b": math.nan, "a": [math.inf, -math.inf], "é": 0.1})
+    path = runs.write_json(tmp_path / "a.json", {"b": math.nan, "a": [math.inf, -math.inf], "é": 0.1})
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
     assert path.read_text().index('"a"') < path.read_text().index('"b"')
-    value = storage.read_json(path)
+    value = runs.read_json(path)
     assert math.isnan(value["b"]) and value["a"] == [math.inf, -math.inf] and value["é"] == 0.1
 
 
@@ -62,13 +63,13 @@ def test_json_takes_numpy_and_torch_values() -> None:
         "c": np.array([[True]]),
         "d": (torch.tensor(2.0),),
     }
-    assert storage.json_text(value, indent=None) == '{"a":0.5,"b":[1,2],"c":[[true]],"d":[2.0]}'
+    assert runs.json_text(value, indent=None) == '{"a":0.5,"b":[1,2],"c":[[true]],"d":[2.0]}'
 
 
 @pytest.mark.parametrize("value", [{"a": [object()]}, {"a": {1: 2}}, {"a": {"$float": "nan"}}, {"a": {1, 2}}])
 def test_json_names_the_place_of_what_it_cannot_hold(tmp_path: Path, value: object) -> None:
     with pytest.raises(TypeError, match=r"value\.a"):
-        storage.write_json(tmp_path / "a.json", value)
+        runs.write_json(tmp_path / "a.json", value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,9 +80,9 @@ def test_a_damaged_json_is_named_with_a_remedy(tmp_path: Path, damage: bytes) ->
     path = tmp_path / "a.json"
     path.write_bytes(damage)
     with pytest.raises(
-        storage.CorruptFile, match=r"a\.json is corrupt or truncated .*delete it and run again"
+        runs.CorruptFile, match=r"a\.json is corrupt or truncated .*delete it and run again"
     ) as caught:
-        storage.read_json(path)
+        runs.read_json(path)
     assert caught.value.path == path
     copy = pickle.loads(pickle.dumps(caught.value))  # as between the processes of a pool
     assert str(copy) == str(caught.value)
@@ -106,49 +107,47 @@ def example_tensors() -> dict[str, torch.Tensor]:
 
 def test_tensors_read_back_bit_for_bit_and_the_file_is_stable(tmp_path: Path) -> None:
     tensors = example_tensors()
-    path = storage.save_tensors(
-        tmp_path / "a.safetensors", tensors, {"epoch": 3, "loss": math.nan, "lr": [0.1]}
-    )
+    path = runs.save_tensors(tmp_path / "a.safetensors", tensors, {"epoch": 3, "loss": math.nan, "lr": [0.1]})
     first = path.read_bytes()
-    found, metadata = storage.load_tensors(path)
+    found, metadata = runs.load_tensors(path)
     assert set(found) == set(tensors)
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert all(found[name].dtype == tensors[name].dtype for name in tensors)
     assert metadata["epoch"] == 3 and math.isnan(metadata["loss"]) and metadata["lr"] == [0.1]
-    storage.save_tensors(path, dict(reversed(tensors.items())), {"lr": [0.1], "loss": math.nan, "epoch": 3})
+    runs.save_tensors(path, dict(reversed(tensors.items())), {"lr": [0.1], "loss": math.nan, "epoch": 3})
     assert path.read_bytes() == first
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_every_truncation_and_a_flipped_bit_are_noticed(tmp_path: Path) -> None:
-    path = storage.save_tensors(tmp_path / "a.safetensors", {"x": torch.arange(40.0)}, {"epoch": 1})
+    path = runs.save_tensors(tmp_path / "a.safetensors", {"x": torch.arange(40.0)}, {"epoch": 1})
     whole = path.read_bytes()
     flipped = whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:]
     for damaged in [whole[:length] for length in range(0, len(whole), 7)] + [whole + b"\0", flipped]:
         path.write_bytes(damaged)
-        with pytest.raises(storage.CorruptFile, match=r"a\.safetensors"):
-            storage.load_tensors(path)
+        with pytest.raises(runs.CorruptFile, match=r"a\.safetensors"):
+            runs.load_tensors(path)
     with pytest.raises(FileNotFoundError, match=r"b\.safetensors"):
-        storage.load_tensors(tmp_path / "b.safetensors")
+        runs.load_tensors(tmp_path / "b.safetensors")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = _files.write_atomic(tmp_path / "a", b"old")
+    path = runs.write_atomic(tmp_path / "a", b"old")
 
     def fails(temporary: Path) -> None:
         temporary.write_bytes(b"half of the n")
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        _files.write_atomic(path, fails)
+        runs.write_atomic(path, fails)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_new_file_is_on_the_disk_before_it_replaces_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = _files.write_atomic(tmp_path / "a", b"old")
+    path = runs.write_atomic(tmp_path / "a", b"old")
     events = []
     fsync, replace = os.fsync, os.replace
 
@@ -163,13 +162,13 @@ def test_the_new_file_is_on_the_disk_before_it_replaces_the_old_one(
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
     monkeypatch.setattr(os, "replace", seen_replace)
-    _files.write_atomic(path, b"new")
+    runs.write_atomic(path, b"new")
     new, folder = path.stat().st_ino, tmp_path.stat().st_ino
     assert events == [("flushed", new), ("renamed", new), ("flushed", folder)]
 
 
 def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
-    path = _files.write_atomic(tmp_path / "a", b"old")
+    path = runs.write_atomic(tmp_path / "a", b"old")
     program = (
         "import os, signal, sys\n"
         "from semirobust import storage\n"
@@ -182,10 +181,10 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> No
     assert killed.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     (leftover,) = set(tmp_path.iterdir()) - {path}
-    _files.write_atomic(path, b"new")
+    runs.write_atomic(path, b"new")
     assert leftover.exists()  # it could belong to a living writer
     os.utime(leftover, (0, 0))
-    _files.write_atomic(path, b"newer")
+    runs.write_atomic(path, b"newer")
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"newer"
 
 
@@ -199,8 +198,8 @@ def test_a_folder_whose_parent_is_a_file(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / below
     with pytest.raises(OSError, match="a part of the folder's path is a file"):
-        _files.write_atomic(target, b"")
-    with pytest.raises(OSError, match="a part of the folder's path is a file"), _files.lock(target):
+        runs.write_atomic(target, b"")
+    with pytest.raises(OSError, match="a part of the folder's path is a file"), runs.lock(target):
         pass
 
 
@@ -213,8 +212,8 @@ def test_a_read_only_folder() -> None:
             os.seteuid(65534)  # permissions do not bind root
         try:
             with pytest.raises(PermissionError, match="not writable: change its permissions"):
-                _files.write_atomic(folder / "a", b"")
-            with pytest.raises(PermissionError, match="not writable"), _files.lock(folder / "a"):
+                runs.write_atomic(folder / "a", b"")
+            with pytest.raises(PermissionError, match="not writable"), runs.lock(folder / "a"):
                 pass
         finally:
             os.seteuid(user)
@@ -223,14 +222,14 @@ def test_a_read_only_folder() -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _files.write_atomic(tmp_path / "a", b"old")
+    path = runs.write_atomic(tmp_path / "a", b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="the disk is full: free some space"):
-        _files.write_atomic(path, b"new")
+        runs.write_atomic(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -239,7 +238,7 @@ def test_the_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> Non
 
     def work() -> None:
         for _ in range(20):
-            with _files.lock(path):
+            with runs.lock(path):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.0005)
@@ -268,18 +267,18 @@ def test_the_lock_times_out_naming_its_holder_and_is_freed_by_a_kill(tmp_path: P
             assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
             with (
                 pytest.raises(TimeoutError, match=f"number {holder.pid}"),
-                _files.lock(tmp_path / "thing", timeout=0.1),
+                runs.lock(tmp_path / "thing", timeout=0.1),
             ):
                 pass
         finally:
             holder.kill()
-    with _files.lock(tmp_path / "thing", timeout=5):
+    with runs.lock(tmp_path / "thing", timeout=5):
         assert True  # the system freed it
 
 
 def test_the_lock_is_released_by_an_exception(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), _files.lock(tmp_path / "thing"):
+    with pytest.raises(KeyError), runs.lock(tmp_path / "thing"):
         raise KeyError
-    with _files.lock(tmp_path / "thing", timeout=0):
+    with runs.lock(tmp_path / "thing", timeout=0):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ import torch
 from helpers import changed, one_thread, random_images, snapshot, tiny_network, warmed
 from torch import nn
 
-from semirobust import data, models, recipe, storage, training
+from semirobust import data, models, recipe, runs, training
 from semirobust._augment import crop_and_flip
 from semirobust.ascent import ascend, random_start
 from semirobust.layers import Split
@@ -388,10 +388,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) >= 1
-    expected, reference = storage.load_tensors(tmp_path / "whole.safetensors")
+    expected, reference = runs.load_tensors(tmp_path / "whole.safetensors")
     assert len(reference["logs"]) == 5
     for name in ("at_the_write", "anywhere"):
-        tensors, metadata = storage.load_tensors(tmp_path / f"{name}.safetensors")
+        tensors, metadata = runs.load_tensors(tmp_path / f"{name}.safetensors")
         assert changed(expected, tensors) == []  # weights, statistics, momentum, generator
         for log, wanted in zip(metadata["logs"], reference["logs"], strict=True):
             assert {**log, "seconds": 0} == {**wanted, "seconds": 0}
@@ -406,7 +406,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_holds_all_that_a_run_needs(checkpoint: Path) -> None:
-    tensors, metadata = storage.load_tensors(checkpoint)
+    tensors, metadata = runs.load_tensors(checkpoint)
     names = list(little().state_dict())
     trained = [name for name, _ in little().named_parameters()]
     assert set(tensors) == {f"model.{n}" for n in names} | {f"momentum.{n}" for n in trained} | {"generator"}
@@ -447,15 +447,15 @@ def test_a_damaged_checkpoint_is_reported_never_used(checkpoint: Path, damage: s
     )
     model = little(1)
     before = snapshot(model)
-    with pytest.raises(storage.CorruptFile) as caught:
+    with pytest.raises(runs.CorruptFile) as caught:
         train(model, random_images(40), QUICK, checkpoint=checkpoint)
     assert caught.value.path == checkpoint
     assert changed(before, model.state_dict()) == []
 
 
 def test_tensors_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
-    path = storage.save_tensors(tmp_path / "weights.safetensors", little().state_dict())
-    with pytest.raises(storage.CorruptFile, match="no training checkpoint"):
+    path = runs.save_tensors(tmp_path / "weights.safetensors", little().state_dict())
+    with pytest.raises(runs.CorruptFile, match="no training checkpoint"):
         train(little(), random_images(40), QUICK, checkpoint=path)
 
 

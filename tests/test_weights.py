@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from semirobust import attacks, provenance, runs, storage
+from semirobust import attacks, runs
 from semirobust.experiments import _verdicts, networks, table_2
+from semirobust.runs import store
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 CONFIGS = {
-    networks.COMMITTED[provenance.config_hash(config)]: config
+    networks.COMMITTED[runs.config_hash(config)]: config
     for pair in networks.PAIRS["reference"].values()
     for config in (pair.standard, pair.robust)
-    if provenance.config_hash(config) in networks.COMMITTED
+    if runs.config_hash(config) in networks.COMMITTED
 }
 PRESENT = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
@@ -30,8 +31,8 @@ def test_the_adversarially_trained_network_is_there_and_nothing_without_a_config
 @pytest.mark.parametrize("name", PRESENT)
 def test_a_committed_network_is_what_its_name_says(name, monkeypatch):
     config, state = CONFIGS[name], runs.reference_weights(name)
-    tensors, meta = storage.load_tensors(FOLDER / f"{name}.safetensors")
-    assert meta["config"] == provenance.canonical(config)
+    tensors, meta = runs.load_tensors(FOLDER / f"{name}.safetensors")
+    assert meta["config"] == runs.canonical(config)
     assert meta["git"]["dirty"] is False
     epochs = [epoch["epoch"] for epoch in meta["log"]["epochs"]]
     assert epochs == list(range(1, config.train.epochs + 1))
@@ -41,7 +42,7 @@ def test_a_committed_network_is_what_its_name_says(name, monkeypatch):
     def no_training(*args, **kwargs):
         raise AssertionError("a committed network is trained again")
 
-    monkeypatch.setattr(runs, "network", no_training)
+    monkeypatch.setattr(store, "network", no_training)
     monkeypatch.setattr(networks, "_load", lambda *args: _ShapeOnly())  # needs no data
     model, how = networks.trained(config)
     assert how == {"weights": name} and not model.training

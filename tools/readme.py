@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from semirobust import _files
+from semirobust import runs
 from semirobust.experiments import tables
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -63,7 +63,7 @@ def main() -> int:
             "README.md: up to date" if made == text else "README.md: out of date; run python tools/readme.py"
         )
         return int(made != text)
-    _files.write_atomic(README, made.encode())
+    runs.write_atomic(README, made.encode())
     return 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from semirobust import _files, paths, provenance, storage
+from semirobust import paths, runs
 from semirobust.experiments import networks
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -19,17 +19,17 @@ FOLDER = Path(__file__).resolve().parents[1] / "weights"
 def main(pair_name: str = "cifar10-width16-seed1") -> None:
     pair = networks.PAIRS["reference"][pair_name]
     for config in (pair.standard, pair.robust):
-        name = networks.COMMITTED[provenance.config_hash(config)]
-        cached = paths.cache_root() / f"{provenance.config_hash(config)}.safetensors"
+        name = networks.COMMITTED[runs.config_hash(config)]
+        cached = paths.cache_root() / f"{runs.config_hash(config)}.safetensors"
         if not cached.exists():
             print(f"{name}: left out, as {cached} is not there (experiment algorithm_1 trains it)")
             continue
-        state, meta = storage.load_tensors(cached)
+        state, meta = runs.load_tensors(cached)
         rounded = {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
-        path = storage.save_tensors(FOLDER / f"{name}.safetensors", rounded, meta)
+        path = runs.save_tensors(FOLDER / f"{name}.safetensors", rounded, meta)
         print(f"{path}: {path.stat().st_size:,} bytes")
-    lines = [f"{storage.sha256(path)}  {path.name}\n" for path in sorted(FOLDER.glob("*.safetensors"))]
-    _files.write_atomic(FOLDER / "SHA256SUMS", "".join(lines).encode())
+    lines = [f"{runs.sha256(path)}  {path.name}\n" for path in sorted(FOLDER.glob("*.safetensors"))]
+    runs.write_atomic(FOLDER / "SHA256SUMS", "".join(lines).encode())
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def loss_table(bounds: Mapping[str, Bound], budgets: Sequence[float], loss: str)
     """Markdown: a line for each bound, its loss at a few budgets."""
     rows = [{"name": name} | {f"{b:g}": found.at(b, loss) for b in budgets} for name, found in bounds.items()]
     columns = {"name": LOSSES[loss]} | {f"{b:g}": f"at {b:g}" for b in budgets}
-    return figures.markdown_table(rows, columns, {f"{b:g}": ".3f" for b in budgets})
+    return runs.markdown_table(rows, columns, {f"{b:g}": ".3f" for b in budgets})
 
 
 def forced_table(bounds: Mapping[str, Bound], levels: Sequence[float], loss: str) -> str:
@@ -181,7 +181,7 @@ def forced_table(bounds: Mapping[str, Bound], levels: Sequence[float], loss: str
     ]
     columns = {"name": LOSSES[loss].partition(",")[0] + ": budget that forces it"}
     columns |= {f"{level:g}": f"{level:g}" for level in levels}
-    return figures.markdown_table(rows, columns, {f"{level:g}": ".2f" for level in levels})
+    return runs.markdown_table(rows, columns, {f"{level:g}": ".2f" for level in levels})
 
 
 # --- drawing ---

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import collision_search, conflict, extractors, paths, provenance, runs
+from semirobust import collision_search, conflict, extractors, paths, runs
 from semirobust._collision_checks import Array
 from semirobust.collision_search import Search
 from semirobust.collisions import linear_distances
@@ -164,7 +164,7 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
 
 
 def _chunks(config: BoundsConfig) -> Path:
-    return paths.cache_root() / f"{provenance.config_hash(config)}.chunks"
+    return paths.cache_root() / f"{runs.config_hash(config)}.chunks"
 
 
 def forget(config: BoundsConfig) -> None:

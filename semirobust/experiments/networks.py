@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import _checkpoint, data, models, paths, provenance, rho, runs, storage, training
+from semirobust import _checkpoint, data, models, paths, rho, runs, training
 from semirobust.recipe import PAPER, PGD, TrainConfig, short
 
 
@@ -130,10 +130,10 @@ _NARROW, _FULL = PAIRS["reference"]["cifar10-width16-seed1"], PAIRS["reference"]
 
 #: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
 COMMITTED: dict[str, str] = {
-    provenance.config_hash(_NARROW.standard): "cifar10-resnet18-width16-standard",
-    provenance.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
-    provenance.config_hash(_FULL.standard): "cifar10-resnet18-standard",
-    provenance.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
+    runs.config_hash(_NARROW.standard): "cifar10-resnet18-width16-standard",
+    runs.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
+    runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
+    runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
 }
 
 
@@ -179,7 +179,7 @@ def trained(
     """(the trained network in evaluation mode, how it was made): committed weights, the cache, or training
     now, with a line to ``say`` for each epoch."""
     model = build(config)
-    name = COMMITTED.get(provenance.config_hash(config))
+    name = COMMITTED.get(runs.config_hash(config))
     if name is not None and (paths.project_root() / "weights" / f"{name}.safetensors").exists():
         state, meta = runs.reference_weights(name), {"weights": name}
     else:
@@ -224,7 +224,7 @@ def fit(
     train = partial(training.train, model, images, config, checkpoint=path, on_epoch=report)
     try:
         logs = train()
-    except storage.CorruptFile as error:  # found before any step
+    except runs.CorruptFile as error:  # found before any step
         aside = path.replace(path.with_suffix(".corrupt"))
         message = f"{path}: {error.reason}; kept as {aside.name}, training starts again"
         warnings.warn(message, RuntimeWarning, stacklevel=2)

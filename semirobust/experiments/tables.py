@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import data, figures, rho, statistics
+from semirobust import data, rho, runs, statistics
 from semirobust.experiments import algorithm_1
 from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.algorithm_1 import Outcome, Plan
@@ -218,7 +218,7 @@ def as_markdown(rows: Sequence[dict[str, Any]], keys: Sequence[str] = SHOWN) -> 
 
     plain = [{key: shown(row[key], key in _BACK) for key in keys} for row in rows]
     formats = {key: text for key, text in FORMATS.items() if key in keys}
-    return figures.markdown_table(plain, {key: COLUMNS[key] for key in keys}, formats)
+    return runs.markdown_table(plain, {key: COLUMNS[key] for key in keys}, formats)
 
 
 def not_run(profiles: Sequence[str]) -> list[str]:

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from semirobust import paths, storage
+from semirobust import paths
+from semirobust.runs import storage
 
 SCHEMA = 1  # part of every hash: raise it when the meaning of a configuration or the layout of a file changes
 PACKAGES = ("numpy", "scipy", "torch", "torchattacks", "semirobust")

@@ -25,19 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from semirobust._files import write_atomic
-
-__all__ = [
-    "CorruptFile",
-    "json_text",
-    "load_tensors",
-    "lock",
-    "read_json",
-    "save_tensors",
-    "sha256",
-    "write_atomic",
-    "write_json",
-]
+from semirobust.runs.files import write_atomic
 
 
 class CorruptFile(ValueError):

@@ -24,29 +24,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from semirobust import _files, storage
 from semirobust.paths import cache_root, check_profile, project_root, results_root
-from semirobust.provenance import SCHEMA, canonical, config_hash, provenance
-
-__all__ = [
-    "PROFILES",
-    "SCHEMA",
-    "Record",
-    "cache_root",
-    "canonical",
-    "check_profile",
-    "collate",
-    "config_hash",
-    "figures_root",
-    "find",
-    "network",
-    "project_root",
-    "reference_weights",
-    "results_root",
-    "run",
-    "stored",
-    "write_csv",
-]
+from semirobust.runs import files, storage
+from semirobust.runs.provenance import SCHEMA, canonical, config_hash, provenance
 
 T = TypeVar("T")
 TrainingResult = Mapping[str, Tensor] | tuple[Mapping[str, Tensor], Mapping[str, Any]]
@@ -84,7 +64,7 @@ def run(
     path = _experiment_folder(experiment, profile) / f"{config_hash(config)}.json"
     if not force and (record := _stored(path, lambda: _load(path, expected))):
         return record
-    with _files.lock(path):
+    with files.lock(path):
         if not force and (record := _stored(path, lambda: _load(path, expected), discard=True)):
             return record  # another process made it while this one waited
         errors = path.with_suffix(".error.json")
@@ -147,7 +127,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -
     for row in rows:
         as_text = {key: storage.json_text(v, indent=None) for key, v in row.items() if isinstance(v, list)}
         writer.writerow({**row, **as_text})
-    return _files.write_atomic(path, text.getvalue().encode())
+    return files.write_atomic(path, text.getvalue().encode())
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
@@ -220,7 +200,7 @@ def network(
 
     if found := _stored(path, load):
         return found
-    with _files.lock(path):
+    with files.lock(path):
         if found := _stored(path, load, discard=True):
             return found
         meta = {"schema": SCHEMA, "config": expected} | provenance()

@@ -1,0 +1,53 @@
+"""Runs and their results: one JSON for each run, and a cache of trained networks.
+
+A configuration is a frozen dataclass whose fields JSON can hold. Its hash names the result
+``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``.
+
+store       ``run``, ``find``, ``stored``, ``network``, ``reference_weights``, ``collate``
+storage     JSON and safetensors with checksums; damaged files are named
+files       whole files or none, and locks between processes
+provenance  hashes of configurations; versions, machine and commit of a run
+markdown    rows as a Markdown table
+"""
+
+from __future__ import annotations
+
+from semirobust.runs.files import lock, write_atomic
+from semirobust.runs.markdown import markdown_table
+from semirobust.runs.provenance import SCHEMA, canonical, config_hash, provenance, versions
+from semirobust.runs.storage import (
+    CorruptFile,
+    json_text,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256,
+    write_json,
+)
+from semirobust.runs.store import Record, collate, find, network, reference_weights, run, stored, write_csv
+
+__all__ = [
+    "SCHEMA",
+    "CorruptFile",
+    "Record",
+    "canonical",
+    "collate",
+    "config_hash",
+    "find",
+    "json_text",
+    "load_tensors",
+    "lock",
+    "markdown_table",
+    "network",
+    "provenance",
+    "read_json",
+    "reference_weights",
+    "run",
+    "save_tensors",
+    "sha256",
+    "stored",
+    "versions",
+    "write_atomic",
+    "write_csv",
+    "write_json",
+]
