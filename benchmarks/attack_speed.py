@@ -24,8 +24,8 @@ import torchattacks
 from torch import nn
 
 from semirobust import attacks, data, models, recipe, runs, training
-from semirobust._state import preserve
 from semirobust.evaluation import Evaluation
+from semirobust.layers import preserve
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 256
 TRAINING_IMAGES = 10_000

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from semirobust import dependence, models, streaming
+from semirobust import dependence, layers, models
 from semirobust.edge import edge, edge_reference
 
 Published = Callable[..., float]
@@ -126,7 +126,7 @@ def time_layers(images: int, stem: str) -> bool:
     labels = torch.arange(images) % CLASSES
     features: dict[str, int] = {}
     forward = 0.0
-    each_output = streaming.each_output
+    each_output = layers.each_output
 
     def timed(model: Any, images: Any, runs: Any, see: Any, **options: Any) -> None:
         """A pass over some images, with the time that is not spent in `see` added to `forward`."""

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from semirobust import _graph, _readout_features, linear_readout, models
+from semirobust import _readout_features, layers, linear_readout, models
 
 LAYERS, WAYS = 17, ("semirobust", "dense")
 
@@ -43,7 +43,7 @@ def fit(way: str, n: int, width: int) -> tuple[torch.Tensor, float, float]:
     with torch.no_grad():
         model.train()(images[:128])
     model.eval()
-    source = _readout_features.Activations(model, _graph.weight_layers(model)[:LAYERS], images)
+    source = _readout_features.Activations(model, layers.weight_layers(model)[:LAYERS], images)
     goal = linear_readout.targets(model, images, torch.zeros(n, dtype=torch.int64), batch_size=128)
     before, began = peak(), time.perf_counter()
     if way == "semirobust":

@@ -113,7 +113,7 @@ display(Markdown("\n".join(lines)))
 # The parts are ordinary functions on tensors and modules. Here on the robust network of the quick profile:
 
 # %%
-from semirobust import _state, attacks, edge, layers
+from semirobust import attacks, edge, layers
 from semirobust.experiments import networks
 
 quick = networks.PAIRS["quick"]["digits"]
@@ -121,7 +121,7 @@ model, _ = networks.trained(quick.robust)
 digits = networks.test_images(quick.robust, 100)
 evaluation = attacks.evaluate(model, digits.images, digits.labels, "pgd", eps=quick.attack.eps)
 split = layers.Split(model, n_fb=4)
-outputs = _state.activations(model, evaluation.x_adv, split.layers[-2:])
+outputs = layers.activations(model, evaluation.x_adv, split.layers[-2:])
 estimate = edge.edge(*outputs.values())
 print(
     f"f_b of {split.n_fb} layers starts at {split.first_b}; EDGE on {estimate.n} images is capped at {estimate.cap_bits:.2f} bits"

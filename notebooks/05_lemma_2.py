@@ -30,9 +30,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from semirobust import _probe, correlation, figures, paths
-from semirobust._graph import weight_layers
 from semirobust.experiments import networks
 from semirobust.finite import FiniteModel
+from semirobust.layers import weight_layers
 
 figures.use_style()
 paths.check_profile(profile)

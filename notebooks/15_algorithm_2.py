@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from semirobust import (
-    _graph,
     _readout_features,
     _readout_leak,
     _readout_solve,
     attacks,
     figures,
+    layers,
     linear_readout,
     paths,
 )
@@ -151,7 +151,7 @@ n, attack = plan.sizes.test, plan.network.train.attack
 test = networks.test_images(plan.network, 2 * n)
 budget = {"eps": attack.eps, "step": attack.step, "steps": attack.steps}
 attacked = attacks.perturb(net, test.images, test.labels, "pgd", **budget)
-names = _graph.weight_layers(net)[:17]
+names = layers.weight_layers(net)[:17]
 fitted = _readout_features.Activations(net, names, attacked[:n])
 new = _readout_features.Activations(net, names, attacked[n:])
 (gram,) = _readout_solve.grams(fitted)

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from semirobust._attack_plan import Options, Part, View, check_finite
-from semirobust._state import device_of
 from semirobust.ascent import gradient, project, random_start
 from semirobust.evaluation import BLACK_BOX
-from semirobust.view import attack_view
+from semirobust.layers import attack_view, device_of
 
 GRADIENT_IMAGES = 256  # images on which the share of zero gradients is measured
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from semirobust import _torchattacks
-from semirobust._state import device_of
 from semirobust.ascent import NORMS, Loss, ascend, cross_entropy, margin
+from semirobust.layers import device_of
 
 #: name -> steps by default (0: the attack has none)
 ATTACKS = {"none": 0, "fgsm": 1, "ifgsm": 10, "pgd": 10, "cw": 50, "autoattack": 100, "square": 0}

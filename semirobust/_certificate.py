@@ -6,9 +6,8 @@ import torch
 from torch import fx, nn
 
 from semirobust._attack_loop import batches
-from semirobust._graph import WEIGHT_TYPES, trace
-from semirobust._probe import INPUT, Probe
-from semirobust._state import device_of
+from semirobust._probe import Probe
+from semirobust.layers import INPUT, WEIGHT_TYPES, device_of, trace
 from semirobust.lipschitz import lipschitz
 from semirobust.models import Normalize
 

@@ -13,8 +13,17 @@ from torch.nn import functional as F
 
 from semirobust._chain import Chained, Values, too_large
 from semirobust._collision_checks import Array
-from semirobust._folded import AS_MODULE, MEANS, NORMS, RESHAPES, SUMS, ChannelAffine, node_shapes
-from semirobust._graph import subgraph, trace
+from semirobust.layers import (
+    AS_MODULE,
+    MEANS,
+    NORMS,
+    RESHAPES,
+    SUMS,
+    ChannelAffine,
+    node_shapes,
+    subgraph,
+    trace,
+)
 
 __all__ = ["compiled", "module_of"]
 

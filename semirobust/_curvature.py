@@ -13,9 +13,9 @@ from torch import fx, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from semirobust._folded import AFFINE, AS_MODULE, MEANS, RESHAPES, SUMS
 from semirobust._lanczos import Ritz, largest_eigenvalue
 from semirobust._pair import check_images, folded_pair
+from semirobust.layers import AFFINE, AS_MODULE, MEANS, RESHAPES, SUMS
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _FLAT_TYPES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d)

@@ -8,8 +8,7 @@ from itertools import zip_longest
 import torch
 from torch import fx, nn
 
-from semirobust._folded import folded
-from semirobust.layers import Split
+from semirobust.layers import Split, folded
 
 
 @dataclass(frozen=True, eq=False)

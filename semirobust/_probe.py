@@ -12,10 +12,8 @@ from torch.nn import functional as F
 
 from semirobust._attack_loop import batches
 from semirobust._attack_plan import check_finite
-from semirobust._graph import subgraph, trace, weight_layers
-from semirobust._state import device_of
 from semirobust.ascent import ascend, margin, project, random_start
-from semirobust.view import attack_view
+from semirobust.layers import attack_view, device_of, subgraph, trace, weight_layers
 
 INPUT = "input"  # the name of layer 0, the image itself
 View = Callable[[torch.Tensor], torch.Tensor]

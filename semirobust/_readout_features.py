@@ -14,8 +14,7 @@ from typing import Protocol
 import torch
 from torch import fx, nn
 
-from semirobust._graph import trace, weight_layers
-from semirobust._state import device_of
+from semirobust.layers import device_of, trace, weight_layers
 
 BLOCK_BYTES = 32 * 2**20  # of float32 activations held at once
 

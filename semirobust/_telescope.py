@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from semirobust._folded import Step, steps
 from semirobust._pair import Pair, check_images, folded_pair
+from semirobust.layers import Step, steps
 from semirobust.lipschitz import node_constants, upper_norm
 
 LOGIT_FACTOR = math.sqrt(2)  # l2 Lipschitz constant, in the logits, of cross-entropy (nats) and of margins

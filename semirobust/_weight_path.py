@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
-from semirobust import _graph
+from semirobust import layers
 from semirobust._pair import Pair
 
 
@@ -70,7 +70,7 @@ def peeled(star: nn.Module, images: torch.Tensor, n_fb: int) -> float:
 
     ``star`` has its BatchNorm folded in. C_x: the largest norm of what enters its first weight layer.
     """
-    names = _graph.weight_layers(star)
+    names = layers.weight_layers(star)
     largest: list[float] = []
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

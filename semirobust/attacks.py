@@ -36,7 +36,6 @@ from torch import nn
 from semirobust._attack_loop import Views, batches, clean_verdicts, draw_start, worst_case, zero_gradients
 from semirobust._attack_plan import check_model, inputs, plan
 from semirobust._attack_plan import options as checked_options
-from semirobust._state import device_of, preserve
 from semirobust.ascent import project
 from semirobust.evaluation import (
     BLACK_BOX,
@@ -46,6 +45,7 @@ from semirobust.evaluation import (
     GradientMaskingWarning,
     compare,
 )
+from semirobust.layers import device_of, preserve
 
 __all__ = [
     "ATTACKS",

@@ -28,19 +28,8 @@ from torch import nn
 
 from semirobust._attack_plan import check_model, inputs
 from semirobust._certificate import certified_margins
-from semirobust._probe import (
-    Probe,
-    Sum,
-    best_scale,
-    clip,
-    gap_found,
-    layer_features,
-    lowest_margins,
-    margins,
-    train_head,
-)
-from semirobust._state import preserve
-from semirobust.view import attack_view
+from semirobust._probe import Probe, Sum, best_scale, clip, gap_found, lowest_margins, margins, train_head
+from semirobust.layers import attack_view, layer_features, preserve
 
 __all__ = [
     "INPUT",

@@ -23,7 +23,6 @@ import torch
 from torch import nn
 
 from semirobust._classes import by_class, check_shuffles, shuffled
-from semirobust._graph import weight_layers
 from semirobust.edge import (
     SATURATION_BITS,
     EdgeOptions,
@@ -34,7 +33,7 @@ from semirobust.edge import (
     checked_samples,
     compare,
 )
-from semirobust.streaming import count_runs, each_output
+from semirobust.layers import count_runs, each_output, weight_layers
 
 ROWS = 256  # of arrays, taken at a time
 

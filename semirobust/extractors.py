@@ -23,7 +23,7 @@ from torch import fx, nn
 from semirobust._chain_graph import compiled, module_of
 from semirobust._collision_checks import Array
 from semirobust._collision_operator import ConvOperator
-from semirobust._folded import ChannelAffine, folded
+from semirobust.layers import ChannelAffine, folded
 
 __all__ = ["LARGEST", "Chain", "Layer", "as_chain", "as_layers"]
 

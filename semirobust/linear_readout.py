@@ -39,12 +39,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semirobust import _readout_solve, _state
-from semirobust._readout_features import Features, Matrix, Sketch, Source, width
+from semirobust import _readout_solve
+from semirobust._readout_features import Matrix, Sketch, Source, width
+from semirobust.layers import Features, outputs
 
 pass  # ['Simulation', 'leak_accuracy', 'noise_gram', 'simulate_leak']
 from semirobust._readout_solve import STRENGTHS, Solution, combine, grams
-from semirobust._state import device_of, preserve
+from semirobust.layers import device_of, preserve
 
 __all__ = [
     "STRENGTHS",
@@ -134,7 +135,7 @@ def targets(
     if kind not in TARGETS:
         raise ValueError(f"unknown targets {kind!r}; known: {', '.join(TARGETS)}")
     with preserve(model):
-        values = _state.outputs(model.eval(), images, batch_size=batch_size).double()
+        values = outputs(model.eval(), images, batch_size=batch_size).double()
     if not values.isfinite().all():
         raise ValueError("the model's outputs are NaN or infinite: nothing can be fitted to them")
     if kind == "outputs":

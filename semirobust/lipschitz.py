@@ -16,9 +16,8 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from semirobust._folded import NORMS, ChannelAffine, Step, folded, steps, untreatable
-from semirobust._graph import WEIGHT_TYPES
 from semirobust._operators import Pair, conv_lower, conv_upper, largest_singular
+from semirobust.layers import NORMS, WEIGHT_TYPES, ChannelAffine, Step, folded, steps, untreatable
 
 __all__ = ["Constants", "NormBound", "lipschitz", "lipschitz_constants", "operator_norm"]
 

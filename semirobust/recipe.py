@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 
 from semirobust.ascent import check_norm
-from semirobust.view import fast_dtype
+from semirobust.layers import fast_dtype
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from torch import nn
 from semirobust import _attack_plan, attacks, models, runs, statistics
 from semirobust.ascent import ascend, cross_entropy, flat_norm, margin, project, random_start
 from semirobust.evaluation import GradientMaskingWarning, compare
-from semirobust.layers import Split
-from semirobust.view import AttackView
+from semirobust.layers import AttackView, Split
 
 EPS = 8 / 255
 ROUNDING = 1e-6  # float32, of pixels in [0, 1]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _graph, _probe, _state, attacks, correlation, data, statistics
+from semirobust import _probe, attacks, correlation, data, layers, statistics
 from semirobust._certificate import feature_constant, is_affine, pair_constants
 from semirobust._probe import Probe, best_scale
 from semirobust.correlation import clipped_margins, distillation_gap, robust_correlation, train_probe
@@ -200,7 +200,7 @@ IMAGES = random_images(14, seed=5)
 )
 def test_certified_attacked_clean_are_in_order_image_by_image(seed, layer, eps, size, fast):
     model = tiny_network(seed=seed)
-    width = _state.activations(model, IMAGES.images[:1], [layer])[layer].shape[1] if layer != "input" else 64
+    width = layers.activations(model, IMAGES.images[:1], [layer])[layer].shape[1] if layer != "input" else 64
     weight = torch.randn(10, width, generator=torch.Generator().manual_seed(seed)) * size / width**0.5
     probe = Probe(model, layer, linear(weight))
     found = robust_correlation(
@@ -285,8 +285,8 @@ def test_intervals_hold_the_mean_and_stay_open(values):
 @pytest.mark.parametrize("model", [tiny_network(), warmed(Residual(), (1, 8, 8))])
 def test_features_are_the_outputs_of_the_layer_itself(model):
     model.train()
-    names = _graph.weight_layers(model)
-    wanted = _state.activations(model, IMAGES.images, names)
+    names = layers.weight_layers(model)
+    wanted = layers.activations(model, IMAGES.images, names)
     for name in names:
         probe = Probe(model, name, nn.Linear(wanted[name].shape[1], 3)).train()
         assert torch.equal(probe.features(IMAGES.images), wanted[name])

@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from semirobust._graph import weight_layers
-from semirobust._state import activations
 from semirobust.dependence import LayerDependence, class_conditional, class_conditional_arrays
 from semirobust.edge import edge
+from semirobust.layers import activations, weight_layers
 
 ORDER = torch.randperm(120, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([2] * 40 + [0] * 30 + [7] * 50)[ORDER]

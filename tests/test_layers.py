@@ -14,9 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import models
-from semirobust._graph import trace, weight_layers
-from semirobust._state import activations, preserve
-from semirobust.layers import Split
+from semirobust.layers import Split, activations, preserve, trace, weight_layers
 
 SHORTCUTS = [f"stages.{stage}.0.shortcut.0" for stage in (1, 2, 3)]
 MAIN = [

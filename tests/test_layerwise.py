@@ -10,7 +10,7 @@ import torch
 from helpers import tiny_network, use_store
 from torch import nn
 
-from semirobust import _graph, _probe, attacks, experiments, layers, models, paths, recipe, runs
+from semirobust import attacks, experiments, layers, models, paths, recipe, runs
 from semirobust.experiments import algorithm_1, layerwise, networks
 from semirobust.experiments.layerwise import Effort, FineTuning, LayerwiseConfig, ProbeConfig, Sizes
 from semirobust.recipe import PGD
@@ -68,7 +68,7 @@ def test_the_plans():
     for plan in (quick, reference, *layerwise.plans("paper")):
         robust = plan.configs[0].pair.robust  # its own width: the names do not depend on it
         model = models.create(robust.model, 10, width=robust.width)
-        names = [_probe.INPUT, *_graph.weight_layers(model)]
+        names = [layers.INPUT, *layers.weight_layers(model)]
         for config in plan.configs:
             layerwise._check_layers(config.layers, names)
             n_fb = int(config.subject.rpartition("_")[2]) if "_" in config.subject else 0
@@ -202,4 +202,4 @@ def test_bad_configurations():
 
 def test_it_is_registered():
     assert "layerwise" in experiments.EXPERIMENTS
-    assert len(_graph.weight_layers(tiny_network())) == 18  # what the layer numbers of the plans refer to
+    assert len(layers.weight_layers(tiny_network())) == 18  # what the layer numbers of the plans refer to

@@ -11,16 +11,7 @@ from helpers import Residual, changed, snapshot, tiny_network, warmed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import (
-    _graph,
-    _readout_features,
-    _readout_leak,
-    _readout_solve,
-    _state,
-    attacks,
-    data,
-    linear_readout,
-)
+from semirobust import _readout_leak, _readout_solve, attacks, data, layers, linear_readout
 from semirobust._readout_features import Activations, Matrix, Sketch
 from semirobust.linear_readout import LinearReadout
 
@@ -255,8 +246,8 @@ IMAGES = data.load("digits", "test", limit=30)
 
 
 def test_features_are_the_outputs_of_the_layers_in_blocks_of_any_size(network):
-    names = _graph.weight_layers(network)[:9]
-    wanted = _state.activations(network, IMAGES.images, names)
+    names = layers.weight_layers(network)[:9]
+    wanted = layers.activations(network, IMAGES.images, names)
     together = torch.cat([wanted[name] for name in names], 1)
     source = Activations(network, names, IMAGES.images, batch_size=7, block_bytes=4 * 30 * 50)
     assert source.widths == tuple(wanted[name].shape[1] for name in names)
@@ -269,7 +260,7 @@ def test_features_are_the_outputs_of_the_layers_in_blocks_of_any_size(network):
 @pytest.mark.parametrize("n_fa", [17, 13, 9])
 def test_the_readout_computes_the_fitted_map_and_leaves_the_model_as_found(network, n_fa):
     before, flags = snapshot(network), [module.training for module in network.modules()]
-    names = _graph.weight_layers(network)[:n_fa]
+    names = layers.weight_layers(network)[:n_fa]
     goal = linear_readout.targets(network, IMAGES.images, IMAGES.labels)
     with torch.no_grad():
         assert torch.allclose(goal.float(), network(IMAGES.images), atol=1e-5)
@@ -287,10 +278,10 @@ def test_the_readout_computes_the_fitted_map_and_leaves_the_model_as_found(netwo
 
 
 def test_gradient_in_the_image_is_the_derivative(network):
-    exact, names = copy.deepcopy(network).double(), _graph.weight_layers(network)[:5]
+    exact, names = copy.deepcopy(network).double(), layers.weight_layers(network)[:5]
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 1, 8, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    d = sum(out.shape[1] for out in _readout_features.Features(exact, names)(x))
+    d = sum(out.shape[1] for out in layers.Features(exact, names)(x))
     model = LinearReadout(exact, names, torch.randn(d, 2, generator=generator)).double()
     (slope,) = torch.autograd.grad(model(x)[0, 0], x)
     push, step = torch.randn(x.shape, generator=generator, dtype=torch.float64), 1e-7
@@ -301,7 +292,7 @@ def test_gradient_in_the_image_is_the_derivative(network):
 
 def test_a_model_trained_further_does_not_change_its_readout():
     model = warmed(Residual(), (1, 8, 8))
-    names = _graph.weight_layers(model)[:2]
+    names = layers.weight_layers(model)[:2]
     images = torch.rand(4, 1, 8, 8)
     readout = LinearReadout(model, names, torch.randn(512, 3))
     source = Activations(model, names, images)

@@ -8,8 +8,7 @@ from helpers import changed, snapshot, warmed
 from torch import nn
 
 from semirobust import models
-from semirobust._graph import weight_layers
-from semirobust._state import activations
+from semirobust.layers import activations, weight_layers
 
 
 @pytest.mark.parametrize(

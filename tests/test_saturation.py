@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import _graph, attacks, dependence, runs
+from semirobust import attacks, dependence, layers, runs
 from semirobust.experiments import networks, saturation
 from semirobust.experiments.saturation import SaturationConfig
 from semirobust.recipe import PGD, short
@@ -47,7 +47,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> runs.Record:
         )
         with torch.no_grad():
             first.meta["accuracy"] = float((model(attacked).argmax(1) == test.labels).double().mean())
-        first.meta["layers"] = _graph.weight_layers(model)
+        first.meta["layers"] = layers.weight_layers(model)
     return first
 
 

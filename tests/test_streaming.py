@@ -17,12 +17,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from semirobust import streaming
-from semirobust._graph import weight_layers
-from semirobust._state import activations
 from semirobust.dependence import class_conditional
 from semirobust.edge import Samples, edge
-from semirobust.streaming import count_runs, each_output, edge_batches
+from semirobust.layers import activations, count_runs, each_output, edge_batches, weight_layers
+from semirobust.layers import outputs as outputs_module
 
 quick = settings(max_examples=40)
 ENSEMBLE: dict[str, Any] = {"members": 3, "renormalise": True, "cap_bits": 8.0, "smoothness": (0.8, 1.2)}
@@ -332,7 +330,7 @@ def test_class_conditional_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a CUDA model, here on the CPU: outputs stay tensors."""
     model, images = tiny_network(), random_images(90, classes=2)
     plain = class_conditional(model, images.images, images.labels, batch_size=32)
-    monkeypatch.setattr(streaming, "checked_samples", lambda values, name, at_least: values.detach())
+    monkeypatch.setattr(outputs_module, "checked_samples", lambda values, name, at_least: values.detach())
     for one, other in zip(
         plain, class_conditional(model, images.images, images.labels, batch_size=32), strict=True
     ):

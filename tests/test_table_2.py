@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import _graph, _readout_features, _readout_leak, attacks, experiments, linear_readout, paths
+from semirobust import _readout_features, _readout_leak, attacks, experiments, layers, linear_readout, paths
 from semirobust.experiments import _table_2_run, _verdicts, networks, table_2, tables
 from semirobust.experiments._table_2_run import FITS, READOUTS, Sizes
 from semirobust.experiments.table_2 import ATTACKS
@@ -86,7 +86,7 @@ def test_the_cells_are_those_of_the_public_functions(outcome):
     net = networks.trained(plan.network)[0]
     test = networks.test_images(plan.network, 120)
     attacked = attacks.perturb(net, test.images, test.labels, "pgd", eps=0.1, step=0.05, steps=2)
-    names = _graph.weight_layers(net)[:13]
+    names = layers.weight_layers(net)[:13]
     for fit, at in (("scored", slice(0, 60)), ("other", slice(60, 120))):
         source = _readout_features.Activations(net, names, attacked[at])
         for readout, (way, kind) in READOUTS.items():

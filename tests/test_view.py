@@ -10,8 +10,8 @@ from helpers import Residual, changed, snapshot, tiny_network, warmed
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import models, view
-from semirobust.view import AttackView, attack_view
+from semirobust import layers, models
+from semirobust.layers import AttackView, attack_view
 
 
 def norms(module: nn.Module) -> int:
@@ -245,11 +245,11 @@ def test_a_view_can_be_copied() -> None:
 def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert view.fast_dtype() == torch.float32
+    assert layers.fast_dtype() == torch.float32
     assert attack_view(tiny_network()).dtype == torch.float32
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert view.fast_dtype() == torch.bfloat16
+    assert layers.fast_dtype() == torch.bfloat16
     assert attack_view(tiny_network()).dtype == torch.bfloat16
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # older builds have neither
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert view.fast_dtype() == torch.float32
+    assert layers.fast_dtype() == torch.float32

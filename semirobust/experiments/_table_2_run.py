@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import _graph, _readout_leak, _readout_solve, attacks, evaluation, linear_readout
+from semirobust import _readout_leak, _readout_solve, attacks, evaluation, layers, linear_readout
 from semirobust._readout_features import Activations
 from semirobust._readout_solve import Solution
-from semirobust._state import outputs
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import NetworkConfig
+from semirobust.layers import outputs
 from semirobust.linear_readout import LinearReadout
 from semirobust.recipe import PGD
 
@@ -191,7 +191,7 @@ def _subject(config: ReadoutConfig, say: Say) -> _Subject:
             attacked = attacks.perturb(net, clean, labels, config.attack, **config.effort)
     say(f"{config.attack}: {2 * n} images attacked for (f_a*, f_b*), eps {budget.eps:g}")
     outputs = linear_readout.targets(net, attacked, labels)
-    return _Subject(net, _graph.weight_layers(net), clean, attacked, labels, outputs, n)
+    return _Subject(net, layers.weight_layers(net), clean, attacked, labels, outputs, n)
 
 
 def _cells(

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import _graph, attacks, dependence, paths, rho, runs
+from semirobust import attacks, dependence, layers, paths, rho, runs
 from semirobust.data import Images
 from semirobust.evaluation import Evaluation, GradientMaskingWarning
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import Pair
+from semirobust.layers import fast_dtype
 from semirobust.recipe import TrainConfig
-from semirobust.view import fast_dtype
 
 EXPERIMENT = "algorithm_1"
 BASELINES = "algorithm_1_baselines"
@@ -182,7 +182,7 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
             name: _dependence(subjects[name], config.pair, test, max(config.n_fb))
             for name in ("standard", "robust")
         },
-        "layers": _graph.weight_layers(robust),
+        "layers": layers.weight_layers(robust),
         "attack_precision": str(fast_dtype()).removeprefix("torch."),
     }
 
@@ -236,7 +236,7 @@ def run_trial(
         strongest[epoch] = _summary(_evaluate(final, config.pair, config.sizes, test, "autoattack"))
     return {
         "epochs": rows,
-        "layers": [list(names) for names in pairwise(_graph.weight_layers(robust))][-config.n_fb :],
+        "layers": [list(names) for names in pairwise(layers.weight_layers(robust))][-config.n_fb :],
         "acc_star": star,
         "acc_star_validation": star_validation,
         "stops": stops,

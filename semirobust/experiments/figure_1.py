@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import _graph, attacks, dependence, paths, rho, runs
+from semirobust import attacks, dependence, layers, paths, rho, runs
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.layerwise import FineTuning
@@ -79,7 +79,7 @@ def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: No
     }
     found: dict[str, Any] = {name: _by_attack(model, config) for name, model in subjects.items()}
     say(f"f_b of {config.n_fb} layers: dependence under {len(ATTACKS)} attacks, before and after fine-tuning")
-    return found | {"layers": _graph.weight_layers(robust)[-config.n_fb - 1 :], "n": config.images}
+    return found | {"layers": layers.weight_layers(robust)[-config.n_fb - 1 :], "n": config.images}
 
 
 def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:

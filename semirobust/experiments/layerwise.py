@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import _graph, _state, attacks, correlation, dependence, models, paths, rho, runs
-from semirobust._probe import INPUT, Probe
+from semirobust import attacks, correlation, dependence, layers, models, paths, rho, runs
+from semirobust._probe import Probe
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.networks import Pair
+from semirobust.layers import fast_dtype
 from semirobust.recipe import TrainConfig
-from semirobust.view import fast_dtype
 
 EXPERIMENT = "layerwise"
 SHUFFLES = 5  # the control of the dependence is a mean over so many
@@ -141,7 +141,7 @@ def plans(profile: str) -> list[Plan]:
     name, numbers, sizes, probe, effort, n_fbs = _SETTINGS[paths.check_profile(profile)]
     (trials,) = (plan for plan in algorithm_1.plans(profile) if plan.name == name)
     narrow = models.create(trials.pair.robust.model, 10, width=2)  # has the names of every width
-    names = [INPUT, *_graph.weight_layers(narrow)]
+    names = [layers.INPUT, *layers.weight_layers(narrow)]
     chosen = tuple(names) if numbers is None else tuple(names[number] for number in numbers)
     common: dict[str, Any] = {"pair": trials.pair, "probe": probe, "effort": effort, "sizes": sizes}
     configs = [LayerwiseConfig(subject, layers=chosen, **common) for subject in ("standard", "robust")]
@@ -191,7 +191,7 @@ def subject_network(config: LayerwiseConfig, *, say: Callable[[str], None] = _qu
 def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
     """Correlations, dependences and growth of one network, on test images."""
     model = subject_network(config, say=say)
-    known = [INPUT, *_graph.weight_layers(model)]
+    known = [layers.INPUT, *layers.weight_layers(model)]
     _check_layers(config.layers, known)
     attack = asdict(config.pair.attack)
     pool = networks.training_images(config.pair.robust)
@@ -232,7 +232,7 @@ def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict
         }
         for (earlier, later), (before, after) in zip(pairwise(config.layers), pairwise(along), strict=True)
     ]
-    measured = [layer for layer in config.layers if layer != INPUT]
+    measured = [layer for layer in config.layers if layer != layers.INPUT]
     return {
         "layers": list(config.layers),
         "numbers": [known.index(layer) for layer in config.layers],
@@ -294,12 +294,12 @@ def empirical_u(
     function of g, exactly. Outputs are compared bit for bit, the image itself for ``"input"``.
     """
     total = dict.fromkeys(names, 0.0)
-    modules = [name for name in names if name != INPUT]
+    modules = [name for name in names if name != layers.INPUT]
     for label in labels.unique().tolist():
         own = images[labels == label]
-        outputs = _state.activations(model, own, modules) if modules else {}
-        if INPUT in total:
-            outputs[INPUT] = own.flatten(1)
+        outputs = layers.activations(model, own, modules) if modules else {}
+        if layers.INPUT in total:
+            outputs[layers.INPUT] = own.flatten(1)
         for name, values in outputs.items():
             distinct = len({row.tobytes() for row in np.ascontiguousarray(values.numpy())})
             total[name] += distinct * len(own) / len(images)

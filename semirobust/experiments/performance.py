@@ -28,12 +28,11 @@ from torch.nn import functional as F
 from semirobust import _curvature, _telescope, attacks, bounds, correlation, paths, rho, runs
 from semirobust._pair import Pair as Folded
 from semirobust._pair import folded_pair
-from semirobust._state import outputs
 from semirobust._weight_path import between, distance, moved, peeled, steepest
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.networks import Pair
-from semirobust.view import fast_dtype
+from semirobust.layers import fast_dtype, outputs
 
 EXPERIMENT = "performance"
 PATH = "performance_path"

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import _graph, _state, attacks, measures, paths, rho, runs
+from semirobust import attacks, layers, measures, paths, rho, runs
 from semirobust.data import Images
 from semirobust.experiments import networks
 from semirobust.experiments.networks import Pair
@@ -165,7 +165,7 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = lambda line: 
         {"epoch": epoch, **(_row(model, config, validation, test) if epoch else start)}
         for epoch, model in rho.trial(robust, standard, config.n_fb, images, config.fine_tune)
     ]
-    names = _graph.weight_layers(robust)
+    names = layers.weight_layers(robust)
     return {
         "acc_star_validation": acc_star,
         "epochs": rows,
@@ -212,11 +212,11 @@ def measure_layers(
     Class-conditional for ``WITHIN``; over all images for ``conditional_entropy``, as the corrected theorem
     has it; of the layer alone for ``label_information`` and ``sensitivity``.
     """
-    pairs = list(pairwise(_graph.weight_layers(model)))[-n_fb:]
+    pairs = list(pairwise(layers.weight_layers(model)))[-n_fb:]
     names = list(dict.fromkeys(name for names in pairs for name in names))
     attacked = attacks.perturb(model, test.images, test.labels, "pgd", seed=0, **asdict(attack))
-    on_clean = _state.activations(model, test.images, names)
-    on_attacked = _state.activations(model, attacked, names)
+    on_clean = layers.activations(model, test.images, names)
+    on_attacked = layers.activations(model, attacked, names)
     found: dict[str, list[Dependence]] = {}
 
     def note(name: str, result: Dependence) -> None:

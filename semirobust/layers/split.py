@@ -12,11 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust._graph import before, crossing, subgraph, trace, weight_layers
-
-pass  # ['activations', 'preserve']
-
-__all__ = ["Split", "activations", "attribute", "preserve", "trace", "weight_layers"]
+from semirobust.layers.graph import before, crossing, subgraph, trace, weight_layers
 
 _NORM_TYPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -11,16 +11,17 @@ The numbers are those of the data in one piece, to the rounding of sums.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import fx, nn
 
-from semirobust._graph import weight_layers
-from semirobust._state import preserve
 from semirobust.edge import MIN_SAMPLES, EdgeOptions, Estimate, Samples, TwoPasses, checked_samples, compare
+from semirobust.layers.graph import subgraph, trace, weight_layers
+from semirobust.layers.state import device_of, preserve
 
 See: TypeAlias = Callable[[str, Samples], None]
 Arrived: TypeAlias = Callable[[str, torch.Tensor], None]
@@ -150,3 +151,111 @@ def _hooked(model: nn.Module, names: Sequence[str], arrived: Arrived) -> Iterato
 
 def _device(model: nn.Module, images: torch.Tensor) -> torch.device:
     return next(model.parameters(), images).device
+
+
+def outputs(model: nn.Module, images: torch.Tensor, *, batch_size: int = 256) -> torch.Tensor:
+    """What the model gives for images [N, ...], batch by batch and without gradients: [N, K] on the CPU."""
+    device = device_of(model)
+    with torch.no_grad():
+        return torch.cat([model(part.to(device)).cpu() for part in images.split(batch_size)])
+
+
+def activations(
+    model: nn.Module, images: torch.Tensor, names: Sequence[str], *, batch_size: int = 256
+) -> dict[str, torch.Tensor]:
+    """Outputs of the modules ``names``, flattened: float32 [N, d] on the CPU, for images [N, ...] in [0, 1].
+
+    The outputs are those of the modules themselves, before normalisation and activation. The model runs in
+    evaluation mode and is left as found; of a module that runs more than once the last output counts. Raises
+    ``ValueError`` for a name that is no module of the model, or that did not run, and for no images.
+    """
+    if len(images) == 0 or batch_size < 1:
+        raise ValueError(
+            f"give at least one image and a batch_size of at least 1, got {len(images)} and {batch_size}"
+        )
+    modules = dict(model.named_modules())
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        raise ValueError(
+            f"no module named {', '.join(unknown)}; weight layers: {', '.join(weight_layers(model))}"
+        )
+    collected: dict[str, torch.Tensor] = {}
+    position = 0
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        flat = output.detach().flatten(1)  # [batch, d]
+        if name not in collected:
+            collected[name] = torch.empty(len(images), flat.shape[1])
+        collected[name][position : position + len(flat)] = flat
+
+    device = next(model.parameters(), images).device
+    with preserve(model), torch.no_grad():
+        model.eval()
+        handles = [modules[n].register_forward_hook(lambda _m, _i, out, n=n: keep(n, out)) for n in names]
+        try:
+            for position in range(0, len(images), batch_size):
+                model(images[position : position + batch_size].to(device))
+        finally:
+            for handle in handles:
+                handle.remove()
+    silent = [name for name in names if name not in collected]
+    if silent:
+        raise ValueError(f"modules that did not run in the forward pass: {', '.join(silent)}")
+    return collected
+
+
+class Features(nn.Module):
+    """Outputs of the modules ``layers``, flattened: images [N, ...] in [0, 1] -> tuple of float32 [N, d_l].
+
+    A frozen copy of that part of ``model`` which they need, in evaluation mode for good; ``model`` is left as
+    found and may be trained further. Raises ``ValueError`` for no layer, a layer named twice, one that is no
+    module without submodules or does not run, and as ``layers.trace`` does.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"name at least one layer, and none twice; got {list(layers)}")
+        traced = trace(model)
+        graph = fx.Graph()
+        values: dict[fx.Node, fx.Node] = {}
+        graph.graph_copy(traced.graph, values)
+        last = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
+        if unknown := [name for name in self.layers if name not in last]:
+            raise ValueError(
+                f"no layer {', '.join(unknown)} runs in the model; "
+                f"its weight layers: {', '.join(weight_layers(model))}"
+            )
+        graph.output(tuple(graph.call_method("flatten", (values[last[name]], 1)) for name in self.layers))
+        part = fx.GraphModule(traced, graph)
+        part.graph.eliminate_dead_code()  # what runs after the last of the layers
+        part.delete_all_unused_submodules()
+        part.recompile()
+        self.body: nn.Module = copy.deepcopy(part).requires_grad_(False)
+        self.body.zero_grad(set_to_none=True)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Features:
+        """Nothing: the copy stays in evaluation mode."""
+        return self
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.body(images)
+
+
+INPUT = "input"  # the name of layer 0, the image itself
+
+
+def layer_features(model: nn.Module, layer: str) -> nn.Module:
+    """F^(j) as a frozen copy: images [N, ...] -> the output of ``layer``, flattened: float32 [N, d]."""
+    if layer == INPUT:
+        return nn.Flatten()
+    known = weight_layers(model)
+    if layer not in known:
+        raise ValueError(f"no weight layer is called {layer!r}; probe {INPUT} or one of {', '.join(known)}")
+    traced = trace(model)
+    # of a module that runs more than once the last output counts, as in `layers.activations`
+    stop = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == layer][-1]
+    below = copy.deepcopy(subgraph(traced, None, stop))
+    return nn.Sequential(below, nn.Flatten()).eval().requires_grad_(False)

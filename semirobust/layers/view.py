@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from semirobust._graph import attribute, trace
+from semirobust.layers.graph import attribute, trace
 
 _Pair = tuple[str, str | None]  # names of a weight layer and of the BatchNorm folded into it
 _NORMS: dict[type, tuple[type[nn.Module], ...]] = {nn.Conv1d: (nn.BatchNorm1d,), nn.Conv2d: (nn.BatchNorm2d,)}
@@ -47,7 +47,7 @@ class AttackView(nn.Module):
         device = next(model.parameters(), torch.empty(0)).device
         self.dtype = dtype or (fast_dtype() if device.type == "cpu" else torch.bfloat16)
         traced = trace(model)
-        self._pairs = _fold(traced)
+        self._pairs = fold(traced)
         self.body: nn.Module = copy.deepcopy(fx.GraphModule(traced, traced.graph))  # without the folded norms
         self.body.requires_grad_(False).eval().float().zero_grad(set_to_none=True)
         for name, _ in self._pairs:
@@ -97,7 +97,7 @@ def attack_view(model: nn.Module, *, dtype: torch.dtype | None = None) -> Attack
     return AttackView(model, dtype=dtype)
 
 
-def _fold(traced: fx.GraphModule) -> list[_Pair]:
+def fold(traced: fx.GraphModule) -> list[_Pair]:
     """Take every BatchNorm that alone consumes a convolution out of the graph; list the weight layers left.
 
     Only plain layers that run once and share their weights with nothing are touched: a subclass may compute

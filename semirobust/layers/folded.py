@@ -14,10 +14,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from semirobust._graph import trace
 from semirobust._operators import average_norm, max_pool_norm
+from semirobust.layers.graph import trace
+from semirobust.layers.view import fold
 from semirobust.models import Normalize
-from semirobust.view import _fold
 
 
 class ChannelAffine(nn.Module):
@@ -99,7 +99,7 @@ def folded(model: nn.Module, *, dtype: torch.dtype = torch.float64) -> fx.GraphM
     ``ValueError`` as ``layers.trace``.
     """
     traced = trace(model)
-    pairs = _fold(traced)
+    pairs = fold(traced)
     body: Any = copy.deepcopy(fx.GraphModule(traced, traced.graph))  # without the folded norms
     body.requires_grad_(False).eval().double().zero_grad(set_to_none=True)
     for name, norm_name in pairs:
