@@ -31,11 +31,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import _binary_entropy, drawing, enumeration, figures, paths, runs
+from semirobust import drawing, figures, paths, runs
 from semirobust.experiments import layerwise
-from semirobust.finite import LADDER, SKEW, FiniteModel
-from semirobust.gaussian import GAUSS
-from semirobust.instances import LEMMA_1_CONSTANT, TRIANGLE
+from semirobust.theory import (
+    GAUSS,
+    LADDER,
+    LEMMA_1_CONSTANT,
+    SKEW,
+    TRIANGLE,
+    FiniteModel,
+    enumeration,
+    information,
+)
 
 figures.use_style()
 paths.check_profile(profile)
@@ -225,7 +232,7 @@ exact = {
     name: [(model.gamma_star(j), model.cross_entropy(j).bits) for j in range(4)]
     for name, model in models.items()
 }
-exact["GAUSS"] = [(GAUSS.gamma_star(j), _binary_entropy.bits(GAUSS.cross_entropy(j))) for j in (1, 2, 3)]
+exact["GAUSS"] = [(GAUSS.gamma_star(j), information.bits(GAUSS.cross_entropy(j))) for j in (1, 2, 3)]
 for name, found in exact.items():
     print(f"{name:7s} Gamma*", *(f"{float(gamma):.4f}" for gamma, _ in found), end="   ")
     print("R*", *(f"{(1 - float(gamma)) / 2:.4f}" for gamma, _ in found), end="   ")
@@ -239,7 +246,7 @@ for axis, (name, found) in zip(axes, exact.items(), strict=True):
     first = 1 if name == "GAUSS" else 0
     at = range(first, first + len(found))
     low = [1 - bits for _, bits in found]
-    high = [1 - 2 * _binary_entropy.inverse_binary_entropy(min(1.0, bits)) for _, bits in found]
+    high = [1 - 2 * information.inverse_binary_entropy(min(1.0, bits)) for _, bits in found]
     axis.fill_between(at, low, high, color=green, alpha=0.2, lw=0, label="between the two bounds")
     label = "label information $A_j$ (bits), a lower bound"
     axis.plot(at, [float(gamma) for gamma, _ in found], "o-", color=blue, label=r"$\Gamma^\star_j$, exact")
@@ -371,7 +378,7 @@ print("one random attack leaves no more than Gamma*, exactly: ok")
 assert total == LADDER.robust_correlation(2, soft)
 print("a soft readout is the mean of its thresholds, exactly: ok")
 for found in exact.values():
-    ends = [(1 - bits, 1 - 2 * _binary_entropy.inverse_binary_entropy(min(1.0, bits))) for _, bits in found]
+    ends = [(1 - bits, 1 - 2 * information.inverse_binary_entropy(min(1.0, bits))) for _, bits in found]
     assert all(low - 1e-9 <= float(g) <= high + 1e-9 for (low, high), (g, _) in zip(ends, found, strict=True))
 print("label information <= Gamma* <= Fano's bound, to 1e-9: ok")
 probes = [probe for record in outcome.records for probe in record.metrics["correlation"]]

@@ -29,11 +29,19 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import _binary_entropy, drawing, enumeration, figures, paths
+from semirobust import drawing, figures, paths
 from semirobust.experiments import layerwise
-from semirobust.finite import LADDER, SKEW, FiniteModel
-from semirobust.gaussian import GAUSS
-from semirobust.instances import ARBITRARY_K, XOR, no_go
+from semirobust.theory import (
+    ARBITRARY_K,
+    GAUSS,
+    LADDER,
+    SKEW,
+    XOR,
+    FiniteModel,
+    enumeration,
+    information,
+    no_go,
+)
 
 figures.use_style()
 paths.check_profile(profile)
@@ -157,7 +165,7 @@ print("Gamma* of", ", ".join(f"{name}: {value}" for name, value in data.items())
 for before, after in ((1, 1), (1, Fraction(1, 2)), (1, 0), (Fraction(2, 3), Fraction(1, 3))):
     model = no_go(after, before, bits=3)
     ends = [str(model.gamma_star(j)) for j in (0, 1)]
-    bits = _binary_entropy.bits(model.dependence(1))
+    bits = information.bits(model.dependence(1))
     print(f"Gamma_0* = {ends[0]:3s}, Gamma_1* = {ends[1]:3s}, I(Z_0; Z_1 | y) = {bits:.4f} bits")
 
 # %% [markdown]

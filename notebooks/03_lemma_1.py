@@ -29,9 +29,9 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import drawing, enumeration, figures, gaussian, information, instances, paths, proof_steps
+from semirobust import drawing, figures, paths
 from semirobust.experiments import layerwise
-from semirobust.finite import LADDER, FiniteModel
+from semirobust.theory import LADDER, FiniteModel, enumeration, gaussian, information, instances, proof_steps
 
 figures.use_style()
 paths.check_profile(profile)

@@ -30,12 +30,21 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import corrected, enumeration, figures, information, instances, paths, proof_steps
-from semirobust._binary_entropy import bits
+from semirobust import figures, paths
 from semirobust.experiments import layerwise, tables
 from semirobust.figures import COLORS
-from semirobust.finite import LADDER, SKEW, FiniteModel
-from semirobust.gaussian import GAUSS
+from semirobust.theory import (
+    GAUSS,
+    LADDER,
+    SKEW,
+    FiniteModel,
+    bits,
+    corrected,
+    enumeration,
+    information,
+    instances,
+    proof_steps,
+)
 
 figures.use_style()
 paths.check_profile(profile)

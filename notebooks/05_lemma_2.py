@@ -31,8 +31,8 @@ import numpy as np
 
 from semirobust import _probe, correlation, figures, paths
 from semirobust.experiments import networks
-from semirobust.finite import FiniteModel
 from semirobust.layers import weight_layers
+from semirobust.theory import FiniteModel
 
 figures.use_style()
 paths.check_profile(profile)

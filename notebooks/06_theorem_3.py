@@ -30,8 +30,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from semirobust import figures, paths
-from semirobust.connectivity import LinearConnectivity, linear_correlation, path_count
 from semirobust.experiments import layerwise
+from semirobust.theory import LinearConnectivity, linear_correlation, path_count
 
 figures.use_style()
 paths.check_profile(profile)

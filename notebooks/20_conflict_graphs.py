@@ -34,7 +34,7 @@ from scipy.optimize import linprog
 
 from semirobust import drawing, figures, paths
 from semirobust.conflict import ConflictGraph, exact_cover, exact_cross_entropy
-from semirobust.finite import FiniteModel
+from semirobust.theory import FiniteModel
 
 figures.use_style()
 paths.check_profile(profile)

@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from semirobust import _probe, extractors, figures, finite, l2_readouts, runs, transfer
+from semirobust import _probe, extractors, figures, l2_readouts, runs, transfer
 from semirobust.experiments import bound_figures, ceiling, ceiling_figures, feature_bounds, second_paper
+from semirobust.theory import instances
 
 figures.use_style()
 places = bound_figures.places(profile)
@@ -81,7 +82,7 @@ def best_of_all(model, j):
 
 exact = []
 print("model   layer  conflicts  best readout  ceiling  ceiling from half of them")
-for name, model in (("LADDER", finite.LADDER), ("SKEW", finite.SKEW)):
+for name, model in (("LADDER", instances.LADDER), ("SKEW", instances.SKEW)):
     for j in range(1, model.depth + 1):
         edges = model.edges(j)
         half = 1 - 2 * model.cover(edges[::2])[0]

@@ -30,12 +30,11 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import figures, measures, paths, runs, statistics
-from semirobust.corrected import corrected_bounds
 from semirobust.edge import edge
 from semirobust.experiments import prediction, replication
-from semirobust.finite import LADDER
 from semirobust.known_truths import Gaussian, Merging
 from semirobust.measures.cells import conditional_entropy
+from semirobust.theory import LADDER, corrected_bounds
 
 figures.use_style()
 paths.check_profile(profile)

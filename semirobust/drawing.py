@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from semirobust.figures import COLORS
-from semirobust.finite import FiniteModel
+from semirobust.theory import FiniteModel
 
 __all__ = [
     "CLASS_COLORS",

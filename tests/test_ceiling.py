@@ -20,8 +20,8 @@ from semirobust.experiments import ceiling_figures, feature_bounds, second_paper
 from semirobust.experiments.ceiling import Effort, other_images, run_config, stored
 from semirobust.experiments.ceiling import plan as experiments_plan
 from semirobust.experiments.ceiling import plans as experiments_plans
-from semirobust.finite import LADDER, SKEW
 from semirobust.l2_readouts import Readout, certified_margins, lowest_margins, stack
+from semirobust.theory import LADDER, SKEW
 from semirobust.transfer import ceiling, find_transfer
 
 # --- the ceiling: exact cases ---

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust.connectivity import LinearConnectivity, linear_correlation, path_count
+from semirobust.theory import LinearConnectivity, linear_correlation, path_count
 
 quick = settings(max_examples=40)
 Readout = Callable[[Any], Any]

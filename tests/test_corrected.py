@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from theory_models import attacks, few, models, quick, readouts
 
-from semirobust import _binary_entropy, information
-from semirobust.corrected import corrected_bounds, displacement, distillation_gap, eta, lipschitz_bound
-from semirobust.finite import LADDER, SKEW, FiniteModel
+from semirobust.theory import LADDER, SKEW, FiniteModel, corrected_bounds, information
+from semirobust.theory.corrected import displacement, distillation_gap, eta, lipschitz_bound
 
 
 @quick
@@ -54,7 +53,7 @@ def test_no_attack_leaves_the_bracket_of_eta(model, data) -> None:
         assert 0 <= found.low <= found.high
         assert found.gap <= 1e-9 or (found.steps == 5_000 and found.gap < 1e-7)
         lost = information.conditional_entropy(information.marginal(model.law(j, attack), 0, 1))
-        assert _binary_entropy.bits(lost) <= found.high + 1e-12
+        assert information.bits(lost) <= found.high + 1e-12
         preimages = Counter(model.layers[j - 1][z] for z in model.alphabet(j - 1))
         assert found.low <= math.log2(max(preimages.values())) + 1e-12
         losses = [model.cross_entropy(i).bits for i in (j - 1, j)]

@@ -17,8 +17,7 @@ from matplotlib.text import Annotation
 
 from semirobust.drawing import CLASS_COLORS, MOST_POINTS, columns, draw_conflicts, draw_layers, draw_reach
 from semirobust.figures import COLORS
-from semirobust.finite import LADDER, SKEW, FiniteModel
-from semirobust.instances import XOR
+from semirobust.theory import LADDER, SKEW, XOR, FiniteModel
 
 MODELS = {"LADDER": LADDER, "SKEW": SKEW, "XOR": XOR}
 each_layer = pytest.mark.parametrize(

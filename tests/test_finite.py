@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from theory_models import attacks, few, models, quick, readouts
 
-from semirobust import _binary_entropy, enumeration, information
-from semirobust.corrected import distillation_gap
-from semirobust.finite import LADDER, SKEW, FiniteModel
-from semirobust.proof_steps import growth_range, scale_for_growth
+from semirobust.theory import LADDER, SKEW, FiniteModel, enumeration, information
+from semirobust.theory.corrected import distillation_gap
+from semirobust.theory.proof_steps import growth_range, scale_for_growth
 
 HALF = F(1, 2)
 
@@ -183,8 +182,8 @@ def test_monotone_in_the_layer_and_sandwich(model) -> None:
     assert all(b <= a + 1e-12 for a, b in pairwise(kept))
     for j in range(model.depth + 1):
         ce, error = model.cross_entropy(j).bits, float(model.zero_one(j))
-        assert _binary_entropy.inverse_binary_entropy(min(1.0, ce)) <= error + 1e-7  # flat at one bit
-        assert ce <= _binary_entropy.binary_entropy(error) + 1e-12
+        assert information.inverse_binary_entropy(min(1.0, ce)) <= error + 1e-7  # flat at one bit
+        assert ce <= information.binary_entropy(error) + 1e-12
         assert error <= ce / 2 + 1e-12
     for j in range(1, model.depth + 1):
         assert model.zero_one(j) <= model.zero_one(j - 1) + model.new_cover(j)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
-from semirobust.gaussian import (
-    GAUSS,
+from semirobust.theory import GAUSS
+from semirobust.theory.gaussian import (
     GAUSS_PLANE,
     GaussianChain,
     GaussianPlane,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from theory_models import joints, quick
 
-from semirobust import _binary_entropy, information
+from semirobust.theory import information
 
 LN2 = math.log(2)
 
@@ -21,7 +21,7 @@ def test_binary_symmetric_channel() -> None:
     )
     found = information.dependency(chain)
     assert found.nats == pytest.approx(0.3680642071684971, abs=1e-12)
-    assert found.bits == pytest.approx(1 - _binary_entropy.binary_entropy(F(1, 10)), abs=1e-12)
+    assert found.bits == pytest.approx(1 - information.binary_entropy(F(1, 10)), abs=1e-12)
     assert found.mean_density_ratio == F(41, 25)
     assert found.least_growth == F(66, 25)
     assert math.log(found.mean_density_ratio) == pytest.approx(0.494696241836, abs=1e-12)
@@ -133,16 +133,16 @@ def test_distinct_activations_need_no_network() -> None:
 
 
 def test_binary_entropy_and_its_inverse() -> None:
-    assert _binary_entropy.binary_entropy(F(1, 2)) == 1.0
-    assert _binary_entropy.binary_entropy(0.0) == _binary_entropy.binary_entropy(1) == 0.0
-    assert _binary_entropy.binary_entropy(0.25) == pytest.approx(2 - 0.75 * math.log2(3), abs=1e-15)
-    assert _binary_entropy.inverse_binary_entropy(0.5) == pytest.approx(0.11002786443835955, abs=1e-15)
-    assert _binary_entropy.inverse_binary_entropy(1.0) == 0.5
-    assert _binary_entropy.inverse_binary_entropy(0) == 0.0
-    assert _binary_entropy.binary_entropy(1e-300) == pytest.approx(
+    assert information.binary_entropy(F(1, 2)) == 1.0
+    assert information.binary_entropy(0.0) == information.binary_entropy(1) == 0.0
+    assert information.binary_entropy(0.25) == pytest.approx(2 - 0.75 * math.log2(3), abs=1e-15)
+    assert information.inverse_binary_entropy(0.5) == pytest.approx(0.11002786443835955, abs=1e-15)
+    assert information.inverse_binary_entropy(1.0) == 0.5
+    assert information.inverse_binary_entropy(0) == 0.0
+    assert information.binary_entropy(1e-300) == pytest.approx(
         1e-300 * (300 * math.log2(10) + 1 / LN2), rel=1e-12
     )
-    assert _binary_entropy.inverse_binary_entropy(_binary_entropy.binary_entropy(1e-300)) == pytest.approx(
+    assert information.inverse_binary_entropy(information.binary_entropy(1e-300)) == pytest.approx(
         1e-300, rel=1e-12
     )
 
@@ -151,10 +151,10 @@ def test_binary_entropy_and_its_inverse() -> None:
 @given(st.floats(0, 0.5))
 def test_inverse_binary_entropy_returns(p: float) -> None:
     """Near 1/2 the entropy moves by (1 - 2 p)^2 only, so there only the entropy can be compared."""
-    value = _binary_entropy.binary_entropy(p)
-    q = _binary_entropy.inverse_binary_entropy(value)
+    value = information.binary_entropy(p)
+    q = information.inverse_binary_entropy(value)
     assert 0 <= q <= 0.5
-    assert _binary_entropy.binary_entropy(q) == pytest.approx(value, abs=4e-16, rel=1e-14)
+    assert information.binary_entropy(q) == pytest.approx(value, abs=4e-16, rel=1e-14)
     if p < 0.49:
         assert q == pytest.approx(p, abs=1e-12)
 
@@ -170,13 +170,13 @@ def test_inverse_is_exact_where_the_entropy_is_flat(k: int) -> None:
         middle = F(round((low + high) / 2 * 2**75), 2**75)
         deficit = sum(float(middle) ** (2 * i) / (2 * i * (2 * i - 1)) for i in range(2, 200))
         low, high = (middle, high) if middle**2 / 2 + F(deficit) < target else (low, middle)
-    found = _binary_entropy.inverse_binary_entropy(1 - 2.0**-k)
+    found = information.inverse_binary_entropy(1 - 2.0**-k)
     assert found == pytest.approx(float(1 - high) / 2, abs=1e-12)
     assert 1 - 2 * found == pytest.approx(float(high), rel=1e-7)
 
 
 def test_inverse_is_monotone_across_its_two_branches() -> None:
-    values = [_binary_entropy.inverse_binary_entropy(0.5 + k * 1e-15) for k in range(-40, 41)]
+    values = [information.inverse_binary_entropy(0.5 + k * 1e-15) for k in range(-40, 41)]
     assert values == sorted(values)
     assert values[-1] - values[0] < 1e-13
 
@@ -224,9 +224,9 @@ def test_other_bad_input() -> None:
         information.binary_symmetric_channel(0.1)  # type: ignore[arg-type]
     for p in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"lies in \[0, 1\]"):
-            _binary_entropy.binary_entropy(p)
+            information.binary_entropy(p)
         with pytest.raises(ValueError, match=r"lies in \[0, 1\] bits"):
-            _binary_entropy.inverse_binary_entropy(p)
+            information.inverse_binary_entropy(p)
     for counts in ((), (3, 0), (2.0,), (True,)):
         with pytest.raises(ValueError, match="number of samples of each class"):
             information.distinct_activations(counts)  # type: ignore[arg-type]

@@ -11,12 +11,20 @@ from itertools import product
 
 import pytest
 
-from semirobust import _binary_entropy, enumeration, information, instances
-from semirobust.corrected import corrected_bounds, displacement, distillation_gap, eta, lipschitz_bound
 from semirobust.experiments import tables
-from semirobust.finite import LADDER, SKEW, FiniteModel
-from semirobust.gaussian import GAUSS, GAUSS_PLANE
-from semirobust.proof_steps import growth_range, scale_for_growth, step_22, step_23, step_24
+from semirobust.theory import (
+    GAUSS,
+    LADDER,
+    SKEW,
+    FiniteModel,
+    corrected_bounds,
+    enumeration,
+    information,
+    instances,
+)
+from semirobust.theory.corrected import displacement, distillation_gap, eta, lipschitz_bound
+from semirobust.theory.gaussian import GAUSS_PLANE
+from semirobust.theory.proof_steps import growth_range, scale_for_growth, step_22, step_23, step_24
 
 LN2 = math.log(2)
 HALF = F(1, 2)
@@ -60,7 +68,7 @@ def test_canonical_models(model, j, gamma, ce, error, q, edges) -> None:
     assert found.bits == close(ce / LN2)
     assert found.q == tuple(F(value) for value in q.split())
     assert model.label_information(j) == close(model.label_entropy() - ce)
-    assert _binary_entropy.inverse_binary_entropy(found.bits) == close(error)
+    assert information.inverse_binary_entropy(found.bits) == close(error)
     assert enumeration.best_soft_correlation(model, j) == close(float(gamma))
     assert enumeration.minimax_correlation(model, j) == close(float(gamma))
     if j > 1:
@@ -103,7 +111,7 @@ def test_sandwich_for_soft_classifiers_of_three_classes() -> None:
         ce = enumeration.multiclass_cross_entropy((0, 1, 2), (F(1, 3),) * 3, reached) / LN2
         error = min(max(1 - soft, 0.0), 1.0)
         assert error <= ce / 2 + 1e-6
-        assert ce <= _binary_entropy.binary_entropy(error) + error + 1e-6
+        assert ce <= information.binary_entropy(error) + error + 1e-6
 
 
 def test_two_classes_are_the_same_by_every_route() -> None:
@@ -330,7 +338,7 @@ def test_label_information_form() -> None:
     assert found.label_information == close(1 - 0.5509775004326939)
     assert found.upper == close(1 - 2 * 0.12765707037276414)
     # what the sandwich says at layer 2 of SKEW: 0.1277 <= R* = 1/5 <= 0.2755
-    assert _binary_entropy.inverse_binary_entropy(SKEW.cross_entropy(2).bits) == close(0.127657070)
+    assert information.inverse_binary_entropy(SKEW.cross_entropy(2).bits) == close(0.127657070)
     assert SKEW.cross_entropy(2).bits / 2 == close(0.275488750)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from semirobust.finite import FiniteModel
+from semirobust.theory import FiniteModel
 
 quick = settings(max_examples=40)
 few = settings(max_examples=15)

@@ -29,19 +29,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from semirobust import _binary_entropy
-from semirobust._finite_checks import readout_values
-from semirobust.finite import FiniteModel, Readout
-
-__all__ = [
-    "Bounds",
-    "Bracket",
-    "corrected_bounds",
-    "displacement",
-    "distillation_gap",
-    "eta",
-    "lipschitz_bound",
-]
+from semirobust.theory import information
+from semirobust.theory.checks import readout_values
+from semirobust.theory.finite import FiniteModel, Readout
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,8 +90,8 @@ def corrected_bounds(
         gamma_star=model.gamma_star(n),
         conflict=gamma - 2 * sum(covers, Fraction(0)),
         label_information=1 - ce,
-        dependency=1 - _binary_entropy.binary_entropy((1 - Fraction(gamma)) / 2) - lost,
-        upper=1 - 2 * _binary_entropy.inverse_binary_entropy(min(1.0, ce)),
+        dependency=1 - information.binary_entropy((1 - Fraction(gamma)) / 2) - lost,
+        upper=1 - 2 * information.inverse_binary_entropy(min(1.0, ce)),
         new_covers=covers,
         etas=etas,
     )
@@ -153,9 +143,7 @@ def eta(model: FiniteModel, j: int, *, tolerance: float = 1e-9, max_steps: int =
             state, length = tried, 2 * length
         else:
             length = 1.0
-    return Bracket(
-        _binary_entropy.bits(max(0.0, state[1])), _binary_entropy.bits(max(0.0, state[1], high)), step
-    )
+    return Bracket(information.bits(max(0.0, state[1])), information.bits(max(0.0, state[1], high)), step)
 
 
 def distillation_gap(

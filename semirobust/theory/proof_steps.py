@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from semirobust import enumeration, information
-from semirobust._finite_checks import readout_values
-from semirobust.finite import FiniteModel, Readout
-
-__all__ = ["Step", "growth_range", "scale_for_growth", "step_22", "step_23", "step_24"]
+from semirobust.theory import enumeration, information
+from semirobust.theory.checks import readout_values
+from semirobust.theory.finite import FiniteModel, Readout
 
 
 @dataclass(frozen=True)

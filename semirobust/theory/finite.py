@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from semirobust import information
-from semirobust._finite_checks import attack_laws, checked_points, layer_values, readout_values
-from semirobust._finite_conflicts import (
+from semirobust.theory import information
+from semirobust.theory.checks import attack_laws, checked_points, layer_values, readout_values
+from semirobust.theory.conflicts import (
     CrossEntropy,
     Edges,
     conflicts,
@@ -39,8 +39,6 @@ from semirobust._finite_conflicts import (
     least_cross_entropy,
     saddle,
 )
-
-__all__ = ["LADDER", "SKEW", "Attack", "CrossEntropy", "FiniteModel", "Layer", "Readout"]
 
 Layer: TypeAlias = Mapping[Any, Hashable] | Callable[[Any], Hashable]
 Readout: TypeAlias = Mapping[Any, Fraction | float] | Callable[[Any], Fraction | float]
@@ -225,29 +223,3 @@ class FiniteModel:
         if j == 0:
             raise ValueError(f"layer 0 is the input and has no layer before it; ask for 1 to {self.depth}")
         return j
-
-
-#: eight points on a line; the dependence of consecutive clean layers is 1.5 bits everywhere, while the best
-#: robust correlation falls: 1, 1, 1/2, 0
-LADDER = FiniteModel.from_shifts(
-    (0, 1, 2, 3, 6, 7, 8, 9),
-    (-1, -1, -1, -1, 1, 1, 1, 1),
-    (0, -1, 1),
-    (
-        lambda x: (x + 1) // 2,
-        dict(enumerate((0, 1, 2, 2, 3, 4))),
-        dict(enumerate((0, 1, 2, 1, 3))),
-    ),
-)
-
-#: five points of different mass; the best robust correlation is 1, 7/10, 3/5, 0
-SKEW = FiniteModel(
-    labels=(1, 1, 1, -1, -1),
-    masses=tuple(Fraction(p, 20) for p in (3, 5, 2, 4, 6)),
-    inputs=(("a", "b"), ("c", "d"), ("e", "g"), ("h", "i"), ("k", "l")),
-    layers=(
-        dict(zip("abcdeghikl", (0, 1, 2, 3, 4, 5, 6, 1, 7, 8), strict=True)),
-        dict(enumerate((0, 1, 2, 3, 4, 5, 3, 6, 7))),
-        dict(enumerate((0, 1, 2, 3, 4, 5, 5, 2))),
-    ),
-)

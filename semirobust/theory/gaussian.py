@@ -18,15 +18,6 @@ import numpy.typing as npt
 from scipy.integrate import quad
 from scipy.special import ndtr
 
-__all__ = [
-    "GAUSS",
-    "GAUSS_PLANE",
-    "GaussianChain",
-    "GaussianPlane",
-    "gaussian_density_ratio",
-    "gaussian_information",
-]
-
 
 def gaussian_information(correlation: float) -> float:
     """I of a Gaussian pair, -ln(1 - r^2) / 2 in nats; infinite for |r| = 1."""

@@ -9,9 +9,9 @@ from fractions import Fraction
 from itertools import product
 from typing import Any, TypeAlias
 
-from semirobust import _binary_entropy
-from semirobust._finite_checks import Values
 from semirobust.conflict import exact_cover, exact_cross_entropy
+from semirobust.theory import information
+from semirobust.theory.checks import Values
 
 Edges: TypeAlias = tuple[tuple[int, int], ...]  # (number of a positive point, number of a negative point)
 
@@ -32,7 +32,7 @@ class CrossEntropy:
 
     @property
     def bits(self) -> float:
-        return _binary_entropy.bits(self.nats)
+        return information.bits(self.nats)
 
 
 def conflicts(labels: Sequence[int], values: Values) -> Edges:

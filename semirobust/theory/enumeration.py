@@ -17,24 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import LinearConstraint, linprog, minimize
 
-from semirobust.finite import FiniteModel, Readout
-
-__all__ = [
-    "LIMIT",
-    "attack_maps",
-    "best_correlation",
-    "best_linear_correlation",
-    "best_soft_correlation",
-    "growth_excess",
-    "hard_readouts",
-    "largest_density_ratio",
-    "least_cross_entropy",
-    "minimax_correlation",
-    "minimum_cover",
-    "multiclass_accuracy",
-    "multiclass_cross_entropy",
-    "robust_correlation",
-]
+from semirobust.theory.finite import FiniteModel, Readout
 
 LIMIT = 1_000_000  # combinations
 Floats = npt.NDArray[np.float64]

@@ -11,23 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 
-from semirobust.finite import FiniteModel, Layer
-
-__all__ = [
-    "ARBITRARY_K",
-    "FOUR_CORNERS",
-    "LEMMA_1_COLLAPSE",
-    "LEMMA_1_CONSTANT",
-    "LEMMA_1_MAPS",
-    "SLOPE",
-    "STEP_22",
-    "STEP_23",
-    "STEP_24",
-    "TRIANGLE",
-    "XOR",
-    "Triangle",
-    "no_go",
-]
+from semirobust.theory.finite import FiniteModel, Layer
 
 
 @dataclass(frozen=True)
@@ -161,4 +145,30 @@ SLOPE = FiniteModel.from_shifts(
     (-1, 1),
     (Fraction(0), Fraction(-1, 2), Fraction(1, 2)),
     (lambda x: Fraction(x) / 2, lambda z: 3 * z),
+)
+
+
+#: eight points on a line; the dependence of consecutive clean layers is 1.5 bits everywhere, while the best
+#: robust correlation falls: 1, 1, 1/2, 0
+LADDER = FiniteModel.from_shifts(
+    (0, 1, 2, 3, 6, 7, 8, 9),
+    (-1, -1, -1, -1, 1, 1, 1, 1),
+    (0, -1, 1),
+    (
+        lambda x: (x + 1) // 2,
+        dict(enumerate((0, 1, 2, 2, 3, 4))),
+        dict(enumerate((0, 1, 2, 1, 3))),
+    ),
+)
+
+#: five points of different mass; the best robust correlation is 1, 7/10, 3/5, 0
+SKEW = FiniteModel(
+    labels=(1, 1, 1, -1, -1),
+    masses=tuple(Fraction(p, 20) for p in (3, 5, 2, 4, 6)),
+    inputs=(("a", "b"), ("c", "d"), ("e", "g"), ("h", "i"), ("k", "l")),
+    layers=(
+        dict(zip("abcdeghikl", (0, 1, 2, 3, 4, 5, 6, 1, 7, 8), strict=True)),
+        dict(enumerate((0, 1, 2, 3, 4, 5, 3, 6, 7))),
+        dict(enumerate((0, 1, 2, 3, 4, 5, 5, 2))),
+    ),
 )
