@@ -24,7 +24,6 @@ import torchattacks
 from torch import nn
 
 from semirobust import attacks, data, models, recipe, runs, training
-from semirobust.evaluation import Evaluation
 from semirobust.layers import preserve
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 256
@@ -51,7 +50,7 @@ def network(weights: Path | None, shape: tuple[int, int, int]) -> tuple[nn.Modul
     return model, f"two epochs of PGD training on {len(images)} images of {images.name}"
 
 
-def ours(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
+def ours(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> attacks.Evaluation:
     return attacks.evaluate(model, images, labels, "pgd", eps=EPS, step=STEP, steps=STEPS, batch_size=BATCH)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from semirobust._attack_loop import batches
 from semirobust._probe import Probe
+from semirobust.attacks import batches
 from semirobust.layers import INPUT, WEIGHT_TYPES, device_of, trace
 from semirobust.lipschitz import lipschitz
 from semirobust.models import Normalize

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust._attack_loop import batches
-from semirobust._attack_plan import check_finite
-from semirobust.ascent import ascend, margin, project, random_start
+from semirobust.attacks import ascend, batches, check_finite, margin, project, random_start
 from semirobust.layers import attack_view, device_of, subgraph, trace, weight_layers
 
 INPUT = "input"  # the name of layer 0, the image itself

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust._attack_plan import check_model, inputs
 from semirobust._certificate import certified_margins
 from semirobust._probe import Probe, Sum, best_scale, clip, gap_found, lowest_margins, margins, train_head
+from semirobust.attacks import check_model, inputs
 from semirobust.layers import attack_view, layer_features, preserve
 
 __all__ = [

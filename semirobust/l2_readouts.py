@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust._attack_loop import batches
 from semirobust._l2_attack import descend, into_ball, sphere
 from semirobust._l2_certificate import Map, lower_bounds
 from semirobust._l2_training import fit, fresh_head, standardise
 from semirobust._probe import best_scale
+from semirobust.attacks import batches
 
 __all__ = [
     "OBJECTIVES",

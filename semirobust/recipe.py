@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 
-from semirobust.ascent import check_norm
+from semirobust.attacks import check_norm
 from semirobust.layers import fast_dtype
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from semirobust.ascent import ascend, project
+from semirobust.attacks import ascend, project
 from semirobust.recipe import TRADES
 
 __all__ = ["NOISE", "divergence", "maximise"]

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from semirobust import _checkpoint, trades
 from semirobust._augment import crop_and_flip
 from semirobust._checkpoint import EpochLog, State
-from semirobust.ascent import ascend, random_start
+from semirobust.attacks import ascend, random_start
 from semirobust.data import Images
 from semirobust.layers import AttackView, preserve
 from semirobust.recipe import PGD, TRADES, Attack, TrainConfig, learning_rate

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust.ascent import ascend, cross_entropy, flat_norm, gradient, margin, project, random_start
+from semirobust.attacks import ascend, cross_entropy, flat_norm, gradient, margin, project, random_start
 
 TOLERANCE = 1e-6
 

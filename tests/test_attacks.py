@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _attack_plan, attacks, models, runs, statistics
-from semirobust.ascent import ascend, cross_entropy, flat_norm, margin, project, random_start
-from semirobust.evaluation import GradientMaskingWarning, compare
+from semirobust import attacks, models, runs, statistics
+from semirobust.attacks import ascend, cross_entropy, flat_norm, margin, project, random_start
 from semirobust.layers import AttackView, Split
 
 EPS = 8 / 255
@@ -233,7 +232,7 @@ def test_a_view_that_calls_everything_broken_does_not_help_the_attacker_or_the_m
 def test_no_budget_is_no_attack() -> None:
     model = Net()
     x, y = pictures(model)
-    for attack in _attack_plan.ATTACKS:
+    for attack in attacks.ATTACKS:
         evaluation = attacks.evaluate(model, x, y, attack, eps=0)
         assert torch.equal(evaluation.correct, evaluation.clean_correct) and evaluation.parts == ()
         assert torch.equal(attacks.perturb(model, x, y, attack, eps=0), x)
@@ -380,7 +379,7 @@ def same(one, two) -> bool:
     return one == two
 
 
-@pytest.mark.parametrize("attack", list(_attack_plan.ATTACKS))
+@pytest.mark.parametrize("attack", list(attacks.ATTACKS))
 def test_model_and_random_states_are_left_as_found(attack: str) -> None:
     model = Net()
     x, y = pictures(model, 8)
@@ -408,7 +407,7 @@ class Failing(Net):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("attack", list(_attack_plan.ATTACKS))
+@pytest.mark.parametrize("attack", list(attacks.ATTACKS))
 def test_model_is_left_as_found_when_an_attack_raises(attack: str) -> None:
     model = Failing().train()
     model.bn2.eval()
@@ -465,7 +464,7 @@ def test_torchattacks_keeps_no_model_alive() -> None:
 def test_saturated_gradients_are_reported_and_the_margin_loss_sees_through_them() -> None:
     model = linear(3, dimension=20, scale=300)
     x, y = pictures(model, 200, (20,))
-    with pytest.warns(GradientMaskingWarning, match="exactly zero"):
+    with pytest.warns(attacks.GradientMaskingWarning, match="exactly zero"):
         pgd = attacks.evaluate(model, x, y, "pgd", eps=0.2)
     assert pgd.zero_gradient_share > 0.5 and pgd.gradient_n == 200
     with warnings.catch_warnings():
@@ -490,11 +489,11 @@ class Staircase(nn.Module):
 def test_sanity_finds_a_masked_model_and_passes_an_honest_one() -> None:
     masked, honest = Staircase(), Net()
     x, y = pictures(honest, 100)
-    with pytest.warns(GradientMaskingWarning):
+    with pytest.warns(attacks.GradientMaskingWarning):
         report = attacks.sanity(masked, x, y, queries=300)
     assert any("black-box" in finding for finding in report.findings)
     saturated = linear(3, dimension=20, scale=300)
-    with pytest.warns(GradientMaskingWarning):
+    with pytest.warns(attacks.GradientMaskingWarning):
         stuck = attacks.sanity(saturated, *pictures(saturated, 200, (20,)))
     assert any("same grey one" in finding for finding in stuck.findings)
     with warnings.catch_warnings():
@@ -508,7 +507,7 @@ def test_sanity_finds_a_masked_model_and_passes_an_honest_one() -> None:
 def test_autoattack_warns_where_square_breaks_what_gradients_left() -> None:
     model = Staircase()
     x, y = pictures(model, 40)
-    with pytest.warns(GradientMaskingWarning, match="square broke"):
+    with pytest.warns(attacks.GradientMaskingWarning, match="square broke"):
         attacks.evaluate(model, x, y, "autoattack", eps=16 / 255, steps=3, queries=300)
 
 
@@ -517,11 +516,11 @@ def test_compare_names_the_smaller_budget_that_breaks_more() -> None:
     x, y = pictures(model, 100)
     weak = attacks.evaluate(model, x, y, "pgd", eps=1 / 255, steps=1, step=1e-6)
     strong = attacks.evaluate(model, x, y, "pgd", eps=EPS)
-    assert compare([weak, strong]) == ()
+    assert attacks.compare([weak, strong]) == ()
     swapped = [replace(strong, eps=1 / 255), replace(weak, eps=EPS)]
-    assert "smaller budget" in compare(swapped)[0]
+    assert "smaller budget" in attacks.compare(swapped)[0]
     with pytest.raises(ValueError, match="same images"):
-        compare([weak, attacks.evaluate(model, x.flip(0), y, "none")])
+        attacks.compare([weak, attacks.evaluate(model, x.flip(0), y, "none")])
 
 
 def test_wilson_interval() -> None:

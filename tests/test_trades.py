@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import data, models, recipe, trades, training
-from semirobust.ascent import ascend, flat_norm, random_start
+from semirobust.attacks import ascend, flat_norm, random_start
 from semirobust.recipe import PGD, PGDL2, TRADES, TrainConfig
 from semirobust.training import epochs, train
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from semirobust import data, models, recipe, runs, training
 from semirobust._augment import crop_and_flip
-from semirobust.ascent import ascend, random_start
+from semirobust.attacks import ascend, random_start
 from semirobust.layers import Split
 from semirobust.recipe import PAPER, PGD, TrainConfig, learning_rate
 from semirobust.training import TrainingDiverged, epochs, train

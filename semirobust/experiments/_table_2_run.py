@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import _readout_leak, _readout_solve, attacks, evaluation, layers, linear_readout
+from semirobust import _readout_leak, _readout_solve, attacks, layers, linear_readout
 from semirobust._readout_features import Activations
 from semirobust._readout_solve import Solution
 from semirobust.experiments import networks
@@ -153,7 +153,7 @@ def run_stopping(config: StoppingConfig, *, say: Say = lambda line: None) -> dic
     as_row = ReadoutConfig(config.network, "pgd", Sizes(config.images, 0, config.batch), seed=config.seed)
     subject, n = _subject(as_row, say), config.images
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", evaluation.GradientMaskingWarning)
+        warnings.simplefilter("ignore", attacks.GradientMaskingWarning)
         stopped = attacks.evaluate(subject.net, subject.clean, subject.labels, "pgd", **as_row.effort).x_adv
     found = {}
     for rule, attacked in (("all_steps", subject.attacked), ("first_success", stopped)):
@@ -186,7 +186,7 @@ def _subject(config: ReadoutConfig, say: Say) -> _Subject:
     if config.attack != "none":
         with warnings.catch_warnings():
             warnings.simplefilter(
-                "ignore", evaluation.GradientMaskingWarning
+                "ignore", attacks.GradientMaskingWarning
             )  # see ``_adaptive`` of the network
             attacked = attacks.perturb(net, clean, labels, config.attack, **config.effort)
     say(f"{config.attack}: {2 * n} images attacked for (f_a*, f_b*), eps {budget.eps:g}")
@@ -264,7 +264,7 @@ def _adaptive(model: nn.Module, subject: _Subject, config: ReadoutConfig) -> dic
     """The scored images under the attack made for ``model`` itself."""
     images, labels = subject.clean[: subject.n], subject.labels[: subject.n]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", evaluation.GradientMaskingWarning)  # kept in the result instead
+        warnings.simplefilter("ignore", attacks.GradientMaskingWarning)  # kept in the result instead
         found = attacks.evaluate(model, images, labels, config.attack, **config.effort)
     return summary(found.correct) | {
         "zero_gradient_share": found.zero_gradient_share,

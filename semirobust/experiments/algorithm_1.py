@@ -15,7 +15,6 @@ from torch import nn
 
 from semirobust import attacks, dependence, layers, paths, rho, runs
 from semirobust.data import Images
-from semirobust.evaluation import Evaluation, GradientMaskingWarning
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import Pair
@@ -128,7 +127,7 @@ def _pair_networks(pair: Pair, say: Callable[[str], None] = _quiet) -> tuple[nn.
     return networks.trained(pair.standard, say=say)[0], networks.trained(pair.robust, say=say)[0]
 
 
-def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attack: str) -> Evaluation:
+def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attack: str) -> attacks.Evaluation:
     """One attack on the images; AutoAttack on the first ``sizes.autoattack`` of them."""
     images, labels = subject.images, subject.labels
     effort: dict[str, Any] = {}
@@ -139,11 +138,11 @@ def _evaluate(model: nn.Module, pair: Pair, sizes: Sizes, subject: Images, attac
         effort = {"steps": 10 if attack == WEAK else sizes.steps, "queries": sizes.queries}
     name = "autoattack" if attack == WEAK else attack
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", GradientMaskingWarning)  # kept in the result instead
+        warnings.simplefilter("ignore", attacks.GradientMaskingWarning)  # kept in the result instead
         return attacks.evaluate(model, images, labels, name, eps=pair.attack.eps, seed=0, **effort)
 
 
-def _summary(evaluation: Evaluation) -> dict[str, Any]:
+def _summary(evaluation: attacks.Evaluation) -> dict[str, Any]:
     """The verdicts, and what the evaluation says of itself."""
     return summary(evaluation.correct) | {
         "zero_gradient_share": evaluation.zero_gradient_share,

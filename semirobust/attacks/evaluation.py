@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from semirobust.statistics import sign_test, wilson
+
 BLACK_BOX = ("square",)
 ONE_STEP = ("fgsm",)
 WHITE_BOX = ("fgsm", "ifgsm", "pgd", "cw", "autoattack")
@@ -95,21 +97,6 @@ class Evaluation:
         }
 
 
-def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a proportion, k of n (Wilson 1927); ``z`` = 1.96 gives 95 %.
-
-    Raises ``ValueError`` unless 0 <= k <= n and n >= 1.
-    """
-    if n < 1 or not 0 <= k <= n:
-        raise ValueError(f"a proportion needs 0 <= k <= n and n >= 1, got k={k}, n={n}")
-    share = k / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, min(share, centre - half)), min(
-        1.0, max(share, centre + half)
-    )  # rounding, at k = 0 and k = n
-
-
 def compare(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     """Signs of gradient masking between evaluations of one model on the same images, each a sentence.
 
@@ -156,9 +143,3 @@ def _pair(weak: Evaluation, strong: Evaluation) -> list[str]:
 def _label(evaluation: Evaluation) -> str:
     budget = f"{evaluation.eps * 255:.4g}/255" if evaluation.norm == "linf" else f"{evaluation.eps:.4g}"
     return f"{evaluation.attack} at {evaluation.norm} eps {budget}"
-
-
-def sign_test(a: int, b: int) -> float:
-    """Probability of at least ``a`` heads in a + b tosses of a fair coin."""
-    total = a + b
-    return sum(math.comb(total, heads) for heads in range(a, total + 1)) / 2**total

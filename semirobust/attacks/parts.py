@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import _torchattacks
-from semirobust.ascent import NORMS, Loss, ascend, cross_entropy, margin
+from semirobust.attacks import library
+from semirobust.attacks.pgd import NORMS, Loss, ascend, cross_entropy, margin
 from semirobust.layers import device_of
 
 #: name -> steps by default (0: the attack has none)
@@ -167,18 +167,18 @@ def plan(options: Options, shape: torch.Size, classes: int) -> list[Part]:
         name = "pgd" if o.attack == "pgd" else "margin-pgd"
         return [Part(name, _ascent(o, o.step, o.loss), random=True)] * o.restarts
     if o.attack == "cw":
-        return [Part("cw", _foreign(_torchattacks.carlini_wagner(o.steps)), exact=True)]
-    square = Part("square", _foreign(_torchattacks.square(o.norm, o.eps, o.queries, o.seed)), exact=True)
+        return [Part("cw", _foreign(library.carlini_wagner(o.steps)), exact=True)]
+    square = Part("square", _foreign(library.square(o.norm, o.eps, o.queries, o.seed)), exact=True)
     if o.attack == "square":
         return [square]
     common: dict[str, Any] = {"norm": o.norm, "eps": o.eps, "steps": o.steps, "seed": o.seed}
-    targeted = [Part("apgd-t", _foreign(_torchattacks.apgd_targeted(**common, classes=classes)))]
+    targeted = [Part("apgd-t", _foreign(library.apgd_targeted(**common, classes=classes)))]
     if classes < 4:
         targeted = [Part("margin-pgd", _ascent(o, o.eps / 4, margin), random=True)] * MARGIN_STARTS
     return [
-        Part("apgd-ce", _foreign(_torchattacks.apgd_ce(**common))),
+        Part("apgd-ce", _foreign(library.apgd_ce(**common))),
         *targeted,
-        Part("fab-t", _foreign(_torchattacks.fab_targeted(**common, classes=classes)), exact=True),
+        Part("fab-t", _foreign(library.fab_targeted(**common, classes=classes)), exact=True),
         square,
     ]
 
@@ -205,7 +205,7 @@ def _ascent(options: Options, step: float, loss: Loss) -> Run:
     return run
 
 
-def _foreign(attack: _torchattacks.Run) -> Run:
+def _foreign(attack: library.Run) -> Run:
     """An attack that has its own start and its own rule to end."""
     return lambda view, x, labels, start, leave_broken: attack(view, x, labels)
 
