@@ -33,11 +33,8 @@ from IPython.display import Markdown
 from torch import nn
 
 from semirobust import figures, paths, runs
-from semirobust._curvature import curvature
-from semirobust._telescope import telescope
-from semirobust.bounds import robust_difference
+from semirobust.bounds import curvature, lipschitz, operator_norm, robust_difference, telescope
 from semirobust.experiments import performance
-from semirobust.lipschitz import lipschitz, operator_norm
 
 figures.use_style()
 paths.check_profile(profile)

@@ -7,8 +7,8 @@ from torch import fx, nn
 
 from semirobust._probe import Probe
 from semirobust.attacks import batches
+from semirobust.bounds import lipschitz
 from semirobust.layers import INPUT, WEIGHT_TYPES, device_of, trace
-from semirobust.lipschitz import lipschitz
 from semirobust.models import Normalize
 
 ROUNDING = 1e-5  # allowance, relative to the numbers that the margin is the difference of

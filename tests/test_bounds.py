@@ -17,13 +17,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from semirobust import models
-from semirobust._curvature import curvature
-from semirobust._lanczos import largest_eigenvalue
-from semirobust._telescope import telescope
-from semirobust.bounds import lipschitz_certificate, robust_difference
+from semirobust.bounds import curvature, lipschitz_certificate, operator_norm, robust_difference, telescope
+from semirobust.bounds.taylor import largest_eigenvalue
 from semirobust.data import load
 from semirobust.layers import Split
-from semirobust.lipschitz import operator_norm
 
 quick = settings(max_examples=30)
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import models
-from semirobust._operators import average_norm, max_pool_norm, torus_norm
+from semirobust.bounds import lipschitz, lipschitz_constants, operator_norm
+from semirobust.bounds.operators import average_norm, max_pool_norm, torus_norm
 from semirobust.layers import ChannelAffine, folded, weight_layers
-from semirobust.lipschitz import lipschitz, lipschitz_constants, operator_norm
 
 quick = settings(max_examples=40)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _telescope, _weight_path, experiments, paths, recipe, runs
-from semirobust._pair import folded_pair
+from semirobust import bounds, experiments, paths, recipe, runs
+from semirobust.bounds import folded_pair
 from semirobust.experiments import algorithm_1, layerwise, networks, performance
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.performance import Effort, PathConfig, PerformanceConfig, Sizes
@@ -79,13 +79,13 @@ def test_the_segment_goes_from_one_network_to_the_other():
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         ends = [model.double()(images) for model in (drifted(star, 3), tiny_network())]  # copies
-        assert torch.allclose(_weight_path.between(pair, 1.0)(images), ends[0], atol=1e-9)
-        assert torch.allclose(_weight_path.between(pair, 0.0)(images), ends[1], atol=1e-9)
+        assert torch.allclose(bounds.between(pair, 1.0)(images), ends[0], atol=1e-9)
+        assert torch.allclose(bounds.between(pair, 0.0)(images), ends[1], atol=1e-9)
     assert not torch.allclose(ends[0], ends[1], atol=1e-2)
-    whole = _weight_path.distance(pair)
+    whole = bounds.distance(pair)
     for t in (0.0, 0.25, 1.0):
-        part = folded_pair(pair.star, _weight_path.between(pair, t), 3)  # shares f_a, or this raises
-        assert _weight_path.distance(part) == pytest.approx(t * whole, rel=1e-12)
+        part = folded_pair(pair.star, bounds.between(pair, t), 3)  # shares f_a, or this raises
+        assert bounds.distance(part) == pytest.approx(t * whole, rel=1e-12)
     assert changed(before[0], snapshot(star)) == changed(before[1], snapshot(tilde)) == []
 
 
@@ -98,22 +98,22 @@ def test_the_ascent_finds_the_worst_change_of_a_linear_network(seed, size):
     for layer in net:
         layer.weight.data = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
     x = torch.randn(1, 4, generator=generator, dtype=torch.float64)
-    found = _weight_path.steepest(net, x, "0.weight", size=size, steps=300, generator=generator)
+    found = bounds.steepest(net, x, "0.weight", size=size, steps=300, generator=generator)
     assert float(found.norm()) == pytest.approx(size)
     with torch.no_grad():
-        reached = float((_weight_path.moved(net, "0.weight", found)(x) - net(x)).norm())
+        reached = float((bounds.moved(net, "0.weight", found)(x) - net(x)).norm())
     worst = size * float(torch.linalg.matrix_norm(net[1].weight.detach(), 2) * x.norm())
     assert 0.99 * worst <= reached <= worst * (1 + 1e-9)
-    fewer = _weight_path.steepest(
+    fewer = bounds.steepest(
         net, x, "0.weight", size=size, steps=1, generator=torch.Generator().manual_seed(1)
     )
     with torch.no_grad():
-        assert float((_weight_path.moved(net, "0.weight", fewer)(x) - net(x)).norm()) <= worst * (1 + 1e-9)
+        assert float((bounds.moved(net, "0.weight", fewer)(x) - net(x)).norm()) <= worst * (1 + 1e-9)
 
 
 def test_an_ascent_without_a_gradient_stops():
     net = chain(1.0, 0.0)
-    found = _weight_path.steepest(
+    found = bounds.steepest(
         net, torch.ones(1, 1), "0.weight", size=2.0, steps=5, generator=torch.Generator().manual_seed(0)
     )
     assert found.abs().tolist() == [[2.0]]
@@ -123,22 +123,22 @@ def test_an_ascent_without_a_gradient_stops():
 def test_the_peeled_product_by_hand():
     """C_x = 2, then |w| of each layer of f_a: 3 and -4."""
     images = torch.tensor([[1.0], [-2.0]])
-    assert _weight_path.peeled(chain(3, -4, 5), images, 1) == pytest.approx(24)
-    assert _weight_path.peeled(chain(3, -4, 5), images, 3) == pytest.approx(2)
+    assert bounds.peeled(chain(3, -4, 5), images, 1) == pytest.approx(24)
+    assert bounds.peeled(chain(3, -4, 5), images, 3) == pytest.approx(2)
     kernel = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.Flatten(), nn.Linear(4, 2))
     kernel[0].weight.data.fill_(1.0)
-    assert _weight_path.peeled(kernel, torch.ones(1, 1, 4, 4), 1) == pytest.approx(3 * 4)
+    assert bounds.peeled(kernel, torch.ones(1, 1, 4, 4), 1) == pytest.approx(3 * 4)
     assert not kernel[0]._forward_pre_hooks
 
 
 def test_the_summary_counts_violations():
     images = torch.tensor([[1.0], [3.0]])
-    row = performance.summary(_telescope.telescope(chain(1, 10, 10), chain(1, 11, 11), images, 2))
+    row = performance.summary(bounds.telescope(chain(1, 10, 10), chain(1, 11, 11), images, 2))
     assert row["printed_violated"] == 1.0 and row["layers"] == ["1", "2"]
     assert row["contributions"] == [22.0, 20.0] and row["difference"]["mean"] == 42.0
     assert row["difference"]["quantiles"] == pytest.approx([23.1, 42.0, 60.9])
     assert row["printed_bound"]["mean"] == pytest.approx(2 * math.sqrt(2))
-    tight = performance.summary(_telescope.telescope(chain(1, 10), chain(1, 11), images, 1))
+    tight = performance.summary(bounds.telescope(chain(1, 10), chain(1, 11), images, 1))
     assert tight["printed_violated"] == 0.0  # one layer: (15) is an equality
 
 
@@ -188,7 +188,7 @@ def test_the_path(outcome):
         3,
     )
     for row in rows:
-        assert row["distance"] == pytest.approx(row["t"] * _weight_path.distance(whole))
+        assert row["distance"] == pytest.approx(row["t"] * bounds.distance(whole))
         assert 0 < row["difference"]["mean"] <= row["bound"]["mean"] <= row["product_bound"]["mean"]
         assert row["peeled"] / row["distance"] == pytest.approx(rows[0]["peeled"] / rows[0]["distance"])
     printed = [row["printed_bound"]["mean"] / row["distance"] for row in rows]

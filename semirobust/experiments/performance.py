@@ -25,10 +25,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import _curvature, _telescope, attacks, bounds, correlation, paths, rho, runs
-from semirobust._pair import Pair as Folded
-from semirobust._pair import folded_pair
-from semirobust._weight_path import between, distance, moved, peeled, steepest
+from semirobust import attacks, bounds, correlation, paths, rho, runs
+from semirobust.bounds import Pair as Folded
+from semirobust.bounds import between, distance, folded_pair, moved, peeled, steepest
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.networks import Pair
@@ -185,7 +184,7 @@ def run(config: PerformanceConfig, *, say: Callable[[str], None] = _quiet) -> di
             found[name][kind] = measured
         if kind != "own":
             found["taylor"][kind] = _taylor(star, tilde, images[0][:n], labels[:n], config)
-            found["telescope"][kind] = summary(_telescope.telescope(star, tilde, images[0], config.n_fb))
+            found["telescope"][kind] = summary(bounds.telescope(star, tilde, images[0], config.n_fb))
         say(f"{config.subject}, f_b of {config.n_fb}: {kind} done")
     robust = [_robust(star, tilde, test.images, config.n_fb, eps) for eps in config.eps]
     first = found["taylor"]["clean"]
@@ -216,7 +215,7 @@ def _taylor(
     star: nn.Module, tilde: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: PerformanceConfig
 ) -> dict[str, Any]:
     effort = config.effort
-    result = _curvature.curvature(
+    result = bounds.curvature(
         star, tilde, images, labels, config.n_fb,
         times=effort.times, steps=effort.lanczos, quadrature=effort.quadrature,
         generator=torch.Generator().manual_seed(config.seed),
@@ -232,7 +231,7 @@ def _robust(star: nn.Module, tilde: nn.Module, images: torch.Tensor, n_fb: int, 
     return kept | {"loss": result.loss, "correlation": result.correlation, "trivial": result.trivial}
 
 
-def summary(result: _telescope.Telescope) -> dict[str, Any]:
+def summary(result: bounds.Telescope) -> dict[str, Any]:
     """P-2 over images: mean and quantiles of truth and bounds, shares of images, mean share of each layer."""
     names = ("difference", "bound", "product_bound", "printed_bound")
     kept: dict[str, Any] = {}
@@ -266,7 +265,7 @@ def run_path(config: PathConfig, *, say: Callable[[str], None] = _quiet) -> dict
     constant = peeled(pair.star, images, config.n_fb)
     segment = []
     for t in config.times:
-        row = summary(_telescope.telescope(pair.star, between(pair, t), images, config.n_fb))
+        row = summary(bounds.telescope(pair.star, between(pair, t), images, config.n_fb))
         segment.append({"t": t, "distance": t * whole, "peeled": constant * t * whole} | row)
     say(f"segment of {len(segment)} networks done")
     name = f"{pair.first_b}.weight"
@@ -301,7 +300,7 @@ def _along(
 def _single(
     pair: Folded, image: torch.Tensor, name: str, change: torch.Tensor, config: PathConfig
 ) -> dict[str, float]:
-    result = _telescope.telescope(pair.star, moved(pair.star, name, change), image, config.n_fb)
+    result = bounds.telescope(pair.star, moved(pair.star, name, change), image, config.n_fb)
     names = ("difference", "bound", "product_bound", "printed_bound")
     return {key: float(getattr(result, key)) for key in names}
 

@@ -18,11 +18,8 @@ from semirobust.layers.folded import (
     RESHAPES,
     SUMS,
     ChannelAffine,
-    Step,
     folded,
     node_shapes,
-    steps,
-    untreatable,
 )
 from semirobust.layers.graph import WEIGHT_TYPES, attribute, subgraph, trace, weight_layers
 from semirobust.layers.outputs import (
@@ -52,7 +49,6 @@ __all__ = [
     "ChannelAffine",
     "Features",
     "Split",
-    "Step",
     "activations",
     "attack_view",
     "attribute",
@@ -66,9 +62,7 @@ __all__ = [
     "node_shapes",
     "outputs",
     "preserve",
-    "steps",
     "subgraph",
     "trace",
-    "untreatable",
     "weight_layers",
 ]

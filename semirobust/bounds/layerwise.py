@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from semirobust._pair import Pair, check_images, folded_pair
-from semirobust.layers import Step, steps
-from semirobust.lipschitz import node_constants, upper_norm
+from semirobust.bounds.constants import node_constants, upper_norm
+from semirobust.bounds.pair import Pair, check_images, folded_pair
+from semirobust.bounds.steps import Step, steps
 
 LOGIT_FACTOR = math.sqrt(2)  # l2 Lipschitz constant, in the logits, of cross-entropy (nats) and of margins
 

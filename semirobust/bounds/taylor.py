@@ -1,4 +1,7 @@
-"""The second-order bound on the price of another f_b, with what (11) to (13) leave out."""
+"""The second-order bound on the price of another f_b, with what (11) to (13) leave out.
+
+The algebraically largest eigenvalue of a symmetric matrix that is known by its products (Lanczos 1950).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ from torch import fx, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from semirobust._lanczos import Ritz, largest_eigenvalue
-from semirobust._pair import check_images, folded_pair
+from semirobust.bounds.pair import check_images, folded_pair
 from semirobust.layers import AFFINE, AS_MODULE, MEANS, RESHAPES, SUMS
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -190,3 +192,52 @@ def _smooth(body: fx.GraphModule, names: Sequence[str]) -> bool:
         if touched or node.target in owners or node.target in names:
             after.add(node)
     return True
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """An estimate from below of the largest eigenvalue: the Rayleigh quotient of a vector.
+
+    Some eigenvalue lies within ``residual`` of ``value``; not surely the largest one. ``steps``: products.
+    """
+
+    value: float
+    residual: float
+    steps: int
+
+
+def largest_eigenvalue(
+    product: Callable[[torch.Tensor], torch.Tensor],
+    start: torch.Tensor,
+    *,
+    steps: int = 60,
+    tolerance: float = 1e-8,
+) -> Ritz:
+    """Lanczos with full reorthogonalisation on v -> ``product(v)``, from ``start`` [d], a random vector.
+
+    Works for any sign of the spectrum: the largest eigenvalue is the largest, not that of largest modulus.
+    Stops after ``steps`` products, when the space is exhausted, or when the residual is below ``tolerance``
+    times the largest modulus met. Keeps ``steps`` vectors of length d.
+    """
+    if start.ndim != 1 or not float(start.norm()) > 0 or steps < 1:
+        raise ValueError(f"start must be a vector other than 0, and steps at least 1; got {steps} steps")
+    steps = min(steps, len(start))
+    basis = torch.empty(steps, len(start), dtype=start.dtype, device=start.device)
+    triangle = torch.zeros(steps, steps, dtype=torch.float64)  # the matrix in the basis: tridiagonal
+    vector = start / start.norm()
+    for k in range(steps):
+        basis[k] = vector
+        image = product(vector)
+        triangle[k, k] = float(image @ vector)
+        for _ in range(2):  # once loses orthogonality to rounding, twice is enough
+            image = image - basis[: k + 1].T @ (basis[: k + 1] @ image)
+        rest = float(image.norm())
+        values, vectors = torch.linalg.eigh(triangle[: k + 1, : k + 1])  # ascending
+        residual = rest * abs(float(vectors[-1, -1]))
+        size = float(values.abs().amax())
+        exhausted = rest <= torch.finfo(start.dtype).eps * size
+        if exhausted or residual <= tolerance * size or k + 1 == steps:
+            break
+        triangle[k, k + 1] = triangle[k + 1, k] = rest
+        vector = image / rest
+    return Ritz(float(values[-1]), residual, k + 1)

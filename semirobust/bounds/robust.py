@@ -17,22 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-pass  # ['Taylor', 'curvature']
-pass  # ['Ritz']
-from semirobust._pair import check_images, folded_pair
-from semirobust._telescope import LOGIT_FACTOR, Walk
-
-__all__ = [
-    "Certificate",
-    "Ritz",
-    "RobustDifference",
-    "Taylor",
-    "Telescope",
-    "curvature",
-    "lipschitz_certificate",
-    "robust_difference",
-    "telescope",
-]
+from semirobust.bounds.layerwise import LOGIT_FACTOR, Walk
+from semirobust.bounds.pair import check_images, folded_pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.func import functional_call
 
 from semirobust import layers
-from semirobust._pair import Pair
+from semirobust.bounds.pair import Pair
 
 
 def distance(pair: Pair) -> float:

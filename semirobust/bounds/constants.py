@@ -16,10 +16,9 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from semirobust._operators import Pair, conv_lower, conv_upper, largest_singular
-from semirobust.layers import NORMS, WEIGHT_TYPES, ChannelAffine, Step, folded, steps, untreatable
-
-__all__ = ["Constants", "NormBound", "lipschitz", "lipschitz_constants", "operator_norm"]
+from semirobust.bounds.operators import Pair, conv_lower, conv_upper, largest_singular
+from semirobust.bounds.steps import Step, steps, untreatable
+from semirobust.layers import NORMS, WEIGHT_TYPES, ChannelAffine, folded
 
 
 @dataclass(frozen=True)
