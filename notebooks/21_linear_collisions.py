@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from semirobust import _collision_operator, collisions, figures, paths
+from semirobust import collisions, extractors, figures, paths
 from semirobust.experiments import bound_figures, second_paper
 from semirobust.extractors import as_layers
 
@@ -307,7 +307,7 @@ plt.show()
 kernel = np.random.default_rng(0).normal(size=(2, 1, 5, 5))
 small = torch.nn.Conv2d(1, 2, 5, stride=2).requires_grad_(False)
 small.weight.copy_(torch.from_numpy(kernel))
-operator = _collision_operator.ConvOperator(small, (1, 8, 8))
+operator = extractors.ConvOperator(small, (1, 8, 8))
 pair = np.random.default_rng(1).random((2, 5, 64))
 both = [collisions.linear_distances(layer, *pair) for layer in (operator, operator @ np.eye(64))]
 print(f"operator and matrix {operator.shape}: largest difference {abs(both[0] - both[1]).max():.1e}")

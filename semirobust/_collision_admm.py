@@ -16,7 +16,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from semirobust._collision_checks import Array, check_whole
 from semirobust._collision_descent import MARGIN, Descent, descend, joined, proved
 from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_polish import Polisher, Start
@@ -24,6 +23,7 @@ from semirobust._collision_proof import prove
 from semirobust._collision_result import Collisions, Known, Point, collect
 from semirobust._collision_splitting import ITERATIONS, Splitting
 from semirobust._collision_verify import verify_pair
+from semirobust.extractors import Array, check_whole
 
 __all__ = ["admm"]
 

@@ -25,12 +25,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from semirobust._collision_checks import Array, check_whole
 from semirobust._collision_layers import Network
 from semirobust._collision_linear import closed_form
 from semirobust._collision_newton import clear, meet
 from semirobust._collision_result import Collisions, Known, Point, budget, collect
 from semirobust._collision_verify import verify_pair
+from semirobust.extractors import Array, check_whole
 
 __all__ = ["Attacked", "apgd", "attack", "checkpoints", "exact"]
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from semirobust import collisions, runs
-from semirobust._collision_checks import Array
 from semirobust._collision_layers import Network
+from semirobust.extractors import Array
 
 __all__ = ["CHUNK", "Task", "solver"]
 

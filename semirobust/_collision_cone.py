@@ -24,9 +24,9 @@ import clarabel
 import numpy as np
 from scipy import sparse
 
-from semirobust._collision_checks import Array
-from semirobust._collision_layers import Network, Pattern, numerical_rank
+from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_system import Equations
+from semirobust.extractors import Array, numerical_rank
 
 __all__ = ["TOLERANCE", "Cell", "Program", "program", "solve", "without"]
 

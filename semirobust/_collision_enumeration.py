@@ -14,10 +14,10 @@ import clarabel
 import numpy as np
 from scipy import sparse
 
-from semirobust._collision_checks import Array
 from semirobust._collision_cone import Cell, settings, solve
 from semirobust._collision_descent import Descent
 from semirobust._collision_layers import Gates, Network, Pattern
+from semirobust.extractors import Array
 
 __all__ = ["LARGEST", "enumerate_pair"]
 

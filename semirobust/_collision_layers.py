@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from semirobust._collision_checks import Array, as_float64
+from semirobust.extractors import Array, as_float64
 
 __all__ = [
     "Array",

@@ -11,9 +11,9 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from semirobust._collision_checks import Array
-from semirobust._collision_layers import UNIT, RowSpace, row_space, unit_scale
-from semirobust._collision_operator import ConvOperator, operator_row_space
+from semirobust._collision_layers import RowSpace, row_space
+from semirobust._collision_operator import operator_row_space
+from semirobust.extractors import UNIT, Array, ConvOperator, unit_scale
 
 __all__ = ["Linear", "LinearPoints", "closed_form", "distances", "space_of"]
 

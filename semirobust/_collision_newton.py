@@ -15,8 +15,8 @@ import numpy as np
 from scipy.linalg import cho_solve
 from scipy.linalg.lapack import dpotrf
 
-from semirobust._collision_checks import Array
 from semirobust._collision_layers import Gates, Network
+from semirobust.extractors import Array
 
 __all__ = ["clear", "meet"]
 

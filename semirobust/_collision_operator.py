@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input
 
-from semirobust._collision_checks import Array, as_float64
-from semirobust._collision_layers import RowSpace, extremes, numerical_rank, unit_scale
+from semirobust._collision_layers import RowSpace
+from semirobust.extractors import Array, as_float64, extremes, numerical_rank, unit_scale
 
 __all__ = ["LARGEST", "ConvOperator", "operator_row_space"]
 

@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semirobust._collision_checks import Array
 from semirobust._collision_cone import Cell, solve, without
 from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_side import Side
 from semirobust._collision_system import Equations
+from semirobust.extractors import Array
 
 __all__ = ["Guess", "Polisher", "Start"]
 

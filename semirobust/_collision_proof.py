@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
 
-from semirobust._collision_checks import Array
-from semirobust._collision_layers import UNIT, Network
+from semirobust._collision_layers import Network
 from semirobust._collision_result import Collisions, Point, budget, collect
 from semirobust._collision_side import Side
 from semirobust._collision_system import Equations
 from semirobust._collision_verify import HOLD, verify_pair
+from semirobust.extractors import UNIT, Array
 
 __all__ = ["prove", "prove_given"]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semirobust._collision_checks import Array
-from semirobust._collision_layers import UNIT, Network
+from semirobust._collision_layers import Network
+from semirobust.extractors import UNIT, Array
 
 __all__ = ["Collisions", "Known", "Point", "best_of", "budget", "collect"]
 

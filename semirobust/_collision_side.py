@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
-from semirobust._collision_checks import Array
 from semirobust._collision_layers import Gates, Network
+from semirobust.extractors import Array
 
 __all__ = ["Side"]
 

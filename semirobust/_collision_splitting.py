@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch.nn.functional import leaky_relu
 
-from semirobust._collision_checks import Array
 from semirobust._collision_layers import Network
 from semirobust._collision_polish import Guess, Start
+from semirobust.extractors import Array
 
 __all__ = ["ITERATIONS", "Splitting"]
 

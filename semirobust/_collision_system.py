@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from semirobust._collision_checks import Array
 from semirobust._collision_side import Side
+from semirobust.extractors import Array
 
 __all__ = ["Equations", "Forces"]
 

@@ -42,9 +42,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dtrtri
 
-from semirobust._collision_checks import Array
-from semirobust._collision_layers import UNIT, Gates, Network, extremes, gates_equal, numerical_rank
+from semirobust._collision_layers import Gates, Network, gates_equal
 from semirobust._collision_result import Point, budget
+from semirobust.extractors import UNIT, Array, extremes, numerical_rank
 
 __all__ = ["HOLD", "verify_pair"]
 

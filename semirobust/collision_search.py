@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from semirobust import conflict
-from semirobust._collision_checks import Array, as_float64, check_whole, check_width
 from semirobust._collision_chunks import Task, solver
 from semirobust._collision_layers import Network
 from semirobust.collisions import linear_distances
 from semirobust.conflict import Curve, violated
+from semirobust.extractors import Array, as_float64, check_whole, check_width
 
 __all__ = ["Audit", "Search", "search"]
 

@@ -22,16 +22,15 @@ import numpy.typing as npt
 
 from semirobust._collision_admm import admm
 from semirobust._collision_apgd import apgd
-from semirobust._collision_checks import Array, as_float64, check_pairs, check_points, check_width
 from semirobust._collision_descent import MARGIN, descent, proved
 from semirobust._collision_enumeration import LARGEST, enumerate_pair
 from semirobust._collision_layers import Network
 from semirobust._collision_linear import Linear, LinearPoints, closed_form, distances, space_of
-from semirobust._collision_operator import ConvOperator
 from semirobust._collision_proof import prove, prove_given
 from semirobust._collision_result import Collisions, Known, best_of, collect
 from semirobust._collision_threads import one_thread
 from semirobust.conflict import ConflictGraph
+from semirobust.extractors import Array, ConvOperator, as_float64, check_pairs, check_points, check_width
 
 __all__ = [
     "METHODS",

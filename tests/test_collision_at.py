@@ -15,7 +15,7 @@ from test_collision_admm import batch
 from test_collision_descent import FIGURE_1, LOCAL, random_case
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from semirobust import _collision_checks, _collision_threads, collisions
+from semirobust import _collision_threads, collisions, extractors
 from semirobust._collision_layers import Network
 from semirobust._collision_polish import Polisher, Start
 from semirobust.collisions import enumerate_patterns, find_collisions, verify_collisions
@@ -125,7 +125,7 @@ def threads() -> list[int]:
 def test_one_thread_and_as_many_as_before_afterwards(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
     network, u, v = FIGURE_1
     seen = []
-    real = _collision_checks.check_pairs
+    real = extractors.check_pairs
 
     def check(*arguments: Any) -> Any:
         seen.append(threads())

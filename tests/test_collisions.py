@@ -17,9 +17,9 @@ from torch import nn
 
 from semirobust import collisions
 from semirobust._collision_cone import solve
-from semirobust._collision_layers import Network, Pattern, unit_scale
+from semirobust._collision_layers import Network, Pattern
 from semirobust._collision_linear import distances, space_of
-from semirobust._collision_operator import ConvOperator, operator_row_space
+from semirobust._collision_operator import operator_row_space
 from semirobust.collisions import (
     enumerate_patterns,
     find_collisions,
@@ -27,6 +27,7 @@ from semirobust.collisions import (
     linear_collision,
     linear_distances,
 )
+from semirobust.extractors import ConvOperator, unit_scale
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)

@@ -17,10 +17,9 @@ from torch.nn import functional as F
 
 from semirobust import data, extractors, models
 from semirobust._collision_layers import Network
-from semirobust._collision_operator import ConvOperator
 from semirobust._collision_result import Collisions
 from semirobust.collisions import enumerate_patterns, find_collisions, linear_collision
-from semirobust.extractors import as_chain, as_layers
+from semirobust.extractors import ConvOperator, as_chain, as_layers, weights
 
 quick = settings(max_examples=30)
 seeds = st.integers(0, 10_000)
@@ -423,10 +422,10 @@ def test_chains_that_are_too_large_are_refused_with_their_size(monkeypatch) -> N
     with pytest.raises(ValueError, match=r"conv1 gives 11,520 numbers; at most 6,000 .*1\.1 GB.*narrower"):
         as_chain(model, (1, 28, 28))
     assert as_chain(models.create("cnn", 2, (1, 28, 28), width=5), (1, 28, 28), upto="relu").units == (2880,)
-    monkeypatch.setattr(extractors, "LARGEST", 161)
+    monkeypatch.setattr(weights, "LARGEST", 161)
     with pytest.raises(ValueError, match=r"the layer that 3 needs has 162 units; at most 161"):
         as_chain(conv_net(nn.MaxPool2d(2)), (1, 6, 6))
-    monkeypatch.setattr(extractors, "LARGEST", 162)
+    monkeypatch.setattr(weights, "LARGEST", 162)
     as_chain(conv_net(nn.MaxPool2d(2)), (1, 6, 6))
 
 

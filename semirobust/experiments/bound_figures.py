@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from semirobust import figures, paths, runs
-from semirobust._collision_checks import Array
 from semirobust.experiments import feature_bounds
 from semirobust.experiments.feature_bounds import BoundsConfig
+from semirobust.extractors import Array
 
 #: the losses that are bounded, by the name they have in a record -> axis label
 LOSSES = {"cross_entropy_nats": "cross-entropy (nats), at least", "zero_one": "0-1 loss, at least"}

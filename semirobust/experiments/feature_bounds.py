@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from semirobust import collision_search, conflict, extractors, paths, runs
-from semirobust._collision_checks import Array
 from semirobust.collision_search import Search
 from semirobust.collisions import linear_distances
 from semirobust.experiments import second_paper
 from semirobust.experiments.second_paper import ExtractorConfig
+from semirobust.extractors import Array
 from semirobust.paths import cores
 
 EXPERIMENT = "feature_bounds"

@@ -24,9 +24,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import collision_search, data, extractors, models, recipe, runs
-from semirobust._collision_checks import Array
 from semirobust.experiments import networks, second_paper
-from semirobust.extractors import Chain
+from semirobust.extractors import Array, Chain
 from semirobust.recipe import TrainConfig
 
 EXPERIMENT = "small_convolutions"

@@ -20,12 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import fx, nn
 
-from semirobust._chain_graph import compiled, module_of
-from semirobust._collision_checks import Array
-from semirobust._collision_operator import ConvOperator
+from semirobust.extractors.arrays import Array
+from semirobust.extractors.compiled import compiled, module_of
+from semirobust.extractors.convolution import ConvOperator
 from semirobust.layers import ChannelAffine, folded
-
-__all__ = ["LARGEST", "Chain", "Layer", "as_chain", "as_layers"]
 
 #: units of a layer, and numbers of a value on the way, that `as_chain` accepts: the Gram matrix of a layer,
 #: which a search for collisions keeps, takes 8 n^2 bytes (288 MB here)

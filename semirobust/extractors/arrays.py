@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Array", "as_float64", "as_reals", "check_pairs", "check_points", "check_width"]
-
 Array: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -88,3 +86,25 @@ def check_width(points: Array, name: str, inputs: int) -> None:
             f"{name} has {points.shape[1]} columns, but the first layer takes {inputs} inputs; "
             "flatten images with reshape(len(images), -1)"
         )
+
+
+UNIT = 2.0**-53  # unit roundoff of float64
+
+
+def unit_scale(rows: Array) -> Array:
+    """Powers of two [m] that bring the largest entry of each row [m, d] into [1/2, 1), without rounding.
+
+    A row that is far smaller than the others would else pass for a rounding error of them.
+    """
+    exponents = np.frexp(np.abs(rows).max(axis=1))[1]
+    return np.ldexp(1.0, np.clip(-exponents, -1000, 1000))
+
+
+def numerical_rank(sigma: Array, shape: tuple[int, ...]) -> int:
+    """The number of singular values (largest first) that are not a rounding error of zero."""
+    return int((sigma > max(shape) * 2 * UNIT * sigma[0]).sum()) if sigma.size else 0
+
+
+def extremes(sigma: Array, rank: int) -> tuple[float, float]:
+    """The largest singular value, and the smallest that is not zero."""
+    return (float(sigma[0]), float(sigma[rank - 1])) if rank else (0.0, np.inf)

@@ -11,8 +11,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from semirobust._chain import Chained, Values, too_large
-from semirobust._collision_checks import Array
+from semirobust.extractors.arrays import Array
+from semirobust.extractors.chain import Chained, Values, too_large
 from semirobust.layers import (
     AS_MODULE,
     MEANS,
@@ -24,8 +24,6 @@ from semirobust.layers import (
     subgraph,
     trace,
 )
-
-__all__ = ["compiled", "module_of"]
 
 _AFFINE = (nn.Linear, nn.Conv2d, ChannelAffine, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _PASSED = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)  # in evaluation mode

@@ -24,9 +24,7 @@ import torch
 from scipy import sparse
 from torch import fx
 
-from semirobust._collision_checks import Array
-
-__all__ = ["Chained", "Values", "too_large"]
+from semirobust.extractors.arrays import Array
 
 Values: TypeAlias = dict[fx.Node, torch.Tensor]  # of nodes of a graph, each [1 + n, *shape], float64
 
