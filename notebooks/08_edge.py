@@ -28,9 +28,9 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import figures, paths, runs
+from semirobust.dependence import Gaussian, SymmetricChannel
 from semirobust.edge import cell_information, edge, reference
 from semirobust.experiments import known_truths, saturation
-from semirobust.known_truths import Gaussian, SymmetricChannel
 
 figures.use_style()
 paths.check_profile(profile)

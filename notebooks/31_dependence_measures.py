@@ -29,11 +29,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, measures, paths, runs, statistics
+from semirobust import dependence, figures, paths, runs, statistics
+from semirobust.dependence import Gaussian, Merging
 from semirobust.edge import edge
 from semirobust.experiments import prediction, replication
-from semirobust.known_truths import Gaussian, Merging
-from semirobust.measures.cells import conditional_entropy
 from semirobust.theory import LADDER, corrected_bounds
 
 figures.use_style()
@@ -60,9 +59,9 @@ WORDS = {
     "label_information": ("[0, cap]", "what 10 clusters of one layer know of the label", "information about anything but the label"),
     "sensitivity": ("[0, infinity)", "how far the attack moves one layer", "which way, and whether it matters"),
 }  # fmt: skip
-caps = {name: measure.cap(1000, 512, 512) for name, measure in measures.MEASURES.items()}
+caps = {name: measure.cap(1000, 512, 512) for name, measure in dependence.MEASURES.items()}
 caps["label_information"] = float(np.log2(10))
-units = {name: measure.unit or "none" for name, measure in measures.MEASURES.items()}
+units = {name: measure.unit or "none" for name, measure in dependence.MEASURES.items()}
 units |= {"label_information": "bits", "sensitivity": "none"}
 table = [
     {"measure": name, "unit": units[name], "range": span, "cap": caps.get(name), "sees": sees, "blind": blind}
@@ -83,7 +82,7 @@ laws = {"line": (z, 0.8 * z + 0.6 * noise), "parabola": (z, z**2 + 0.1 * noise)}
 laws |= {"32-d, dependent": Gaussian(32, 0.5).sample(500, rng)}
 laws |= {"32-d, independent": Gaussian(32, 0.0).sample(500, rng)}
 table = []
-for name, measure in measures.MEASURES.items():
+for name, measure in dependence.MEASURES.items():
     digits = "z.2f" if measure.unit else "z.3f"
     found = {law: measure(x, y, shuffles=3) for law, (x, y) in laws.items()}
     cells = {law: f"{result.value:{digits}} ({result.control:{digits}})" for law, result in found.items()}
@@ -110,7 +109,7 @@ for a in (1, 0):
     print(
         f"LADDER, layer {a} to {a + 1}: eta = {bounds.etas[0].high:.4f} bits, bound {bounds.dependency:z.4f}, truth {bounds.gamma_star}"
     )
-measure = conditional_entropy()
+measure = dependence.conditional_entropy()
 for n in (100, 1000):
     merged = measure(*Merging(8, 2).sample(n, np.random.default_rng(0)))
     print(f"8 symbols merged in pairs, n = {n:4d}: H(x | y) = {merged.value:.3f} bits, truth 1")

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import dblquad, quad
 
-from semirobust import measures, runs
+from semirobust import dependence, runs
+from semirobust.dependence import Erasure, Gaussian, Layer, Merging, Overlap, SymmetricChannel, entropy_bits
 from semirobust.experiments import known_truths
 from semirobust.experiments import known_truths as bench
-from semirobust.known_truths import Erasure, Gaussian, Layer, Merging, Overlap, SymmetricChannel, entropy_bits
-from semirobust.measures import cells, classes, ksg
 
 FEW = settings(max_examples=25)
 
@@ -97,8 +96,8 @@ def test_samples_of_finite_laws_have_the_stated_information(law) -> None:
     x, y = law.sample(40_000, np.random.default_rng(0))
     a, b = x.argmax(1), y.argmax(1)
     assert (x.sum(1) == 1).all() and (y.sum(1) == 1).all()
-    assert classes.plug_in(a, b, correction="miller_madow") == pytest.approx(law.bits, abs=0.02)
-    left = entropy_bits(np.bincount(a) / len(a)) - classes.plug_in(a, b)
+    assert dependence.plug_in(a, b, correction="miller_madow") == pytest.approx(law.bits, abs=0.02)
+    left = entropy_bits(np.bincount(a) / len(a)) - dependence.plug_in(a, b)
     assert left == pytest.approx(law.truths["conditional_entropy"], abs=0.02)
 
 
@@ -107,7 +106,7 @@ def test_samples_of_finite_laws_have_the_stated_information(law) -> None:
 )
 def test_samples_of_smooth_laws_have_the_stated_information(law) -> None:
     x, y = law.sample(6000, np.random.default_rng(1))
-    assert ksg.ksg()(x, y, shuffles=1).value == pytest.approx(law.bits, abs=0.06)
+    assert dependence.ksg()(x, y, shuffles=1).value == pytest.approx(law.bits, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_samples_of_smooth_laws_have_the_stated_information(law) -> None:
 def test_limits_of_the_linear_measures(law) -> None:
     x, y = law.sample(20_000, np.random.default_rng(2))
     for name in ("linear_cka", "correlation"):
-        found = measures.MEASURES[name](x, y, shuffles=1).value
+        found = dependence.MEASURES[name](x, y, shuffles=1).value
         assert found == pytest.approx(law.truths[name], abs=0.02)
 
 
@@ -181,7 +180,7 @@ def test_bench_summarises_its_repetitions(rows) -> None:
     assert row["bias"] == pytest.approx(row["mean"] - 0.531004406)
     assert row["cap"] == pytest.approx(math.log2(400)) == row["log2_n"] and row["seconds"] > 0
     draw = SymmetricChannel(2, 0.1).sample(400, np.random.default_rng([0, 400, 1]))
-    assert row["values"][1] == cells.edge()(*draw).value
+    assert row["values"][1] == dependence.edge()(*draw).value
 
 
 def test_infinite_and_unknown_truths_stay_what_they_are(rows) -> None:
@@ -208,4 +207,4 @@ def test_profiles() -> None:
     hashes = [runs.config_hash(config) for config in known_truths.plans("quick")]
     assert len(set(hashes)) == len(hashes) == len({law.label for law in known_truths.LAWS})
     estimators = {measure.name for measure, _ in known_truths.ESTIMATORS.values()}
-    assert estimators == set(measures.MEASURES)
+    assert estimators == set(dependence.MEASURES)

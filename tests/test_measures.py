@@ -13,15 +13,20 @@ from hypothesis import strategies as st
 from scipy.special import digamma
 from sklearn.feature_selection import mutual_info_regression
 
-from semirobust.dependence import class_conditional_arrays
+from semirobust import dependence
+from semirobust.dependence import (
+    MEASURES,
+    biased_hsic,
+    class_conditional_arrays,
+    excess_interval,
+    gaussian_kernel,
+    ksg_bits,
+    plug_in,
+    unbiased_hsic,
+    within_classes,
+)
+from semirobust.dependence.ksg import _counts_by_distances, _counts_by_trees
 from semirobust.edge import edge
-from semirobust.measures import MEASURES, classes, hsic, ksg, sensitivity
-from semirobust.measures.cells import edge as measures_edge
-from semirobust.measures.classes import plug_in
-from semirobust.measures.hsic import biased_hsic, gaussian_kernel, unbiased_hsic
-from semirobust.measures.interval import excess_interval
-from semirobust.measures.ksg import _counts_by_distances, _counts_by_trees, ksg_bits
-from semirobust.measures.protocol import class_conditional
 
 FEW = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -105,8 +110,8 @@ def test_constant_sides_share_nothing(name: str) -> None:
 def test_class_conditional_is_the_average_over_the_classes(name: str) -> None:
     x, y = gaussian(100, 4, 0.7)
     labels = np.array([3] * 30 + [0] * 70)
-    found = class_conditional(MEASURES[name], x, y, labels, shuffles=2)
-    alone = [class_conditional(MEASURES[name], x[a], y[a], labels[a], shuffles=2)
+    found = within_classes(MEASURES[name], x, y, labels, shuffles=2)
+    alone = [within_classes(MEASURES[name], x[a], y[a], labels[a], shuffles=2)
              for a in (labels == 0, labels == 3)]  # fmt: skip
     for get in (lambda d: d.value, lambda d: d.controls[1], lambda d: d.cap or 0.0):
         assert get(found) == pytest.approx(0.7 * get(alone[0]) + 0.3 * get(alone[1]), abs=1e-12)
@@ -122,19 +127,19 @@ def test_within_class_shuffles_leave_what_the_classes_make() -> None:
         found = MEASURES[name](x, y, labels=labels)
         plain = MEASURES[name](x, y)
         assert abs(found.excess) < 0.05 * found.value < 0.05 * plain.excess + 0.05 * found.value
-        assert class_conditional(MEASURES[name], x, y, labels).value < 0.2 * found.value
+        assert within_classes(MEASURES[name], x, y, labels).value < 0.2 * found.value
 
 
 def test_edge_is_the_class_conditional_dependence_with_its_controls() -> None:
     x, y = gaussian(150, 9, 0.6)
     labels = np.repeat([0, 2, 1], 50)
     options = {"members": 3, "renormalise": True}
-    ours = class_conditional(measures_edge(**options), x, y, labels, shuffles=3, seed=4)
+    ours = within_classes(dependence.edge(**options), x, y, labels, shuffles=3, seed=4)
     theirs = class_conditional_arrays(x, y, labels, shuffles=3, seed=4, **options)
     assert ours.value == pytest.approx(theirs.bits, abs=1e-12)
     assert ours.control == pytest.approx(theirs.control_bits, abs=1e-12)
     assert ours.cap == pytest.approx(theirs.cap_bits, abs=1e-12)
-    assert measures_edge()(x, y).value == pytest.approx(edge(x, y).bits, abs=1e-12)
+    assert dependence.edge()(x, y).value == pytest.approx(edge(x, y).bits, abs=1e-12)
 
 
 X, Y = gaussian(40, 2, 0.5)
@@ -163,7 +168,7 @@ def test_bad_input(name: str, x, y, options, error, message: str) -> None:
         MEASURES[name](x, y, **options)
     if "labels" in options:
         with pytest.raises(error, match=message):
-            class_conditional(MEASURES[name], x, y, **options)
+            within_classes(MEASURES[name], x, y, **options)
         with pytest.raises(error, match=message):
             excess_interval(MEASURES[name], x, y, **options)
 
@@ -171,12 +176,12 @@ def test_bad_input(name: str, x, y, options, error, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ksg.ksg(neighbours=0), "neighbours is 0"),
-        (lambda: ksg.ksg(neighbours=40)(X, Y), "lower neighbours"),
-        (lambda: classes.classes(clusters=1), "clusters is 1"),
-        (lambda: classes.classes(correction="none "), "known: none, miller_madow"),
-        (lambda: measures_edge(members=0), "members is 0"),
-        (lambda: sensitivity.sensitivity()(X, Y[:, :1]), "2 coordinates and the attacked ones 1"),
+        (lambda: dependence.ksg(neighbours=0), "neighbours is 0"),
+        (lambda: dependence.ksg(neighbours=40)(X, Y), "lower neighbours"),
+        (lambda: dependence.classes(clusters=1), "clusters is 1"),
+        (lambda: dependence.classes(correction="none "), "known: none, miller_madow"),
+        (lambda: dependence.edge(members=0), "members is 0"),
+        (lambda: dependence.sensitivity()(X, Y[:, :1]), "2 coordinates and the attacked ones 1"),
         (lambda: excess_interval(MEASURES["edge"], X, Y, replicates=19), "at least 20"),
         (lambda: excess_interval(MEASURES["edge"], X, Y, level=95), "between 0 and 1"),
         (lambda: plug_in([0, 1], [0]), "shapes"),
@@ -225,7 +230,7 @@ def test_trees_and_distances_count_alike(seed: int, k: int, d: int) -> None:
 def test_ksg_against_scikit_learn_in_one_dimension(seed: int, k: int) -> None:
     x, y = gaussian(300, 1, 0.8, seed)
     theirs = mutual_info_regression(x, y[:, 0], n_neighbors=k, random_state=0)[0] / math.log(2)
-    assert ksg.ksg(neighbours=k)(x, y).value == pytest.approx(theirs, abs=1e-6)
+    assert dependence.ksg(neighbours=k)(x, y).value == pytest.approx(theirs, abs=1e-6)
 
 
 @given(seeds, st.floats(-6, 6), st.floats(-3, 3))
@@ -237,7 +242,7 @@ def test_ksg_ignores_units_and_order(seed: int, scale: float, shift: float) -> N
     assert MEASURES["ksg"](moved, y).value == pytest.approx(
         expected, abs=0.02
     )  # rounding may swap a neighbour
-    assert ksg.ksg()(y, x).value == pytest.approx(expected, abs=0.02)
+    assert dependence.ksg()(y, x).value == pytest.approx(expected, abs=0.02)
 
 
 def test_ksg_is_right_for_gaussians_and_ties_and_is_not_clipped() -> None:
@@ -289,22 +294,24 @@ def test_argmax_and_clusters_tell_symbols() -> None:
     symbols = np.random.default_rng(0).integers(0, 4, 200)
     x, y = np.eye(4)[symbols], np.eye(2)[symbols // 2]
     for clusters in (None, 4):
-        assert classes.classes(clusters=clusters)(x, y).value == pytest.approx(plug_in(symbols, symbols // 2))
-    assert classes.classes(clusters=None)(x, y).cap == 1
+        assert dependence.classes(clusters=clusters)(x, y).value == pytest.approx(
+            plug_in(symbols, symbols // 2)
+        )
+    assert dependence.classes(clusters=None)(x, y).cap == 1
 
 
 def test_label_information() -> None:
     labels = np.repeat(np.arange(3), 40)
     outputs = np.eye(3)[labels] + 0.01 * np.random.default_rng(0).standard_normal((120, 3))
     for clusters in (None, 3):
-        found = classes.label_information(outputs, labels, clusters=clusters)
+        found = dependence.label_information(outputs, labels, clusters=clusters)
         assert found.value == pytest.approx(math.log2(3)) == found.cap
         assert found.control < 0.15
     noise = np.random.default_rng(1).standard_normal((120, 3))
-    found = classes.label_information(noise, torch.from_numpy(labels), correction="miller_madow")
+    found = dependence.label_information(noise, torch.from_numpy(labels), correction="miller_madow")
     assert abs(found.excess) < 0.15 and found.cap is None
     with pytest.raises(TypeError, match="integers"):
-        classes.label_information(outputs, labels.astype(float))
+        dependence.label_information(outputs, labels.astype(float))
 
 
 # --- CKA, correlation ---
@@ -377,14 +384,14 @@ def test_kernel_has_the_median_as_its_width() -> None:
 def test_hsic_ignores_rotations_and_one_scale(seed: int, scale: float) -> None:
     x, y = gaussian(30, 3, 0.7, seed)
     moved = 10.0**scale * (x @ rotation(3, seed)) + 2
-    for measure in (hsic.hsic(), hsic.hsic(biased=True)):
+    for measure in (dependence.hsic(), dependence.hsic(biased=True)):
         assert measure(moved, y).value == pytest.approx(measure(x, y).value, abs=1e-9)
 
 
 def test_hsic_is_unbiased_and_sees_what_correlation_does_not() -> None:
     values = [MEASURES["hsic"](*gaussian(30, 2, 0.0, seed)).value for seed in range(200)]
     assert abs(np.mean(values)) < 3 * np.std(values) / math.sqrt(200)
-    biased = [hsic.hsic(biased=True)(*gaussian(30, 2, 0.0, seed)).value for seed in range(20)]
+    biased = [dependence.hsic(biased=True)(*gaussian(30, 2, 0.0, seed)).value for seed in range(20)]
     assert np.mean(biased) > 0.003 > 10 * abs(np.mean(values))
     x = np.random.default_rng(0).uniform(-1, 1, 300)
     assert MEASURES["hsic"](x, x**2).excess > 20 * np.std(MEASURES["hsic"](x, x**2, shuffles=20).controls)
@@ -418,7 +425,7 @@ def test_conditional_entropy_is_between_zero_and_the_entropy(seed: int, d: int) 
 @FEW
 def test_sensitivity_of_a_stretch(seed: int, by: float) -> None:
     clean = gaussian(30, 4, 0.0, seed)[0]
-    found = sensitivity.sensitivity()(clean, (1 + by) * clean)
+    found = dependence.sensitivity()(clean, (1 + by) * clean)
     assert found.value == pytest.approx(by, abs=1e-12)
     assert found.control > 0.5
 
@@ -426,8 +433,8 @@ def test_sensitivity_of_a_stretch(seed: int, by: float) -> None:
 def test_sensitivity_of_outputs_that_are_zero() -> None:
     clean = np.ones((20, 2))
     clean[0] = 0
-    assert sensitivity.sensitivity()(clean, clean).value == 0
-    assert sensitivity.sensitivity()(clean, clean + 1).value == math.inf
+    assert dependence.sensitivity()(clean, clean).value == 0
+    assert dependence.sensitivity()(clean, clean + 1).value == math.inf
 
 
 # --- the interval ---
@@ -447,7 +454,7 @@ def test_interval_covers_a_known_truth() -> None:
     excess is to cover the truth itself.
     """
     truth = 1 + 0.2 * math.log2(0.2) + 0.8 * math.log2(0.8)
-    measure = classes.classes(clusters=None)
+    measure = dependence.classes(clusters=None)
     found = [excess_interval(measure, *channel(300, seed), replicates=30, shuffles=2) for seed in range(60)]
     covered = sum(interval.low <= truth <= interval.high for interval in found)
     assert covered >= 51
@@ -476,7 +483,7 @@ def test_interval_is_about_the_excess_and_widens_with_its_level() -> None:
         whole = (
             MEASURES["edge"](x, y, seed=3)
             if chosen is None
-            else class_conditional(MEASURES["edge"], x, y, labels, seed=3)
+            else within_classes(MEASURES["edge"], x, y, labels, seed=3)
         )
         assert wide.value == narrow.value == pytest.approx(whole.excess, abs=1e-12)
         assert wide.low < narrow.low < wide.value < narrow.high < wide.high

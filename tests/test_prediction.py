@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import measures, rho, runs, statistics
+from semirobust import dependence, rho, runs, statistics
 from semirobust.experiments import networks, prediction, replication
 from semirobust.recipe import PGD, short
 from semirobust.rho import Measurement
@@ -159,7 +159,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[prediction.Plan, l
 def test_a_trial_logs_every_measure_at_every_epoch(trials) -> None:
     _, records = trials
     names = {*prediction.WITHIN, "conditional_entropy", "label_information", "sensitivity"}
-    assert set(prediction.WITHIN) < set(measures.MEASURES)
+    assert set(prediction.WITHIN) < set(dependence.MEASURES)
     for record in records:
         assert [row["epoch"] for row in record.metrics["epochs"]] == [0, 1]
         assert len(record.metrics["layers"]) == 2 and record.metrics["n_test"] == 300

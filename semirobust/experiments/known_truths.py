@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import paths, runs
-from semirobust.known_truths import Erasure, Gaussian, Layer, Merging, Overlap, SymmetricChannel
-from semirobust.measures import cells, classes, hsic, ksg, linear
-from semirobust.measures.protocol import Measure
+from semirobust import dependence, paths, runs
+from semirobust.dependence import Erasure, Gaussian, Layer, Measure, Merging, Overlap, SymmetricChannel
 
 EXPERIMENT = "known_truths"
 
@@ -29,15 +27,15 @@ LAWS = (
 
 #: name -> (measure, the truth it is after)
 ESTIMATORS: dict[str, tuple[Measure, str]] = {
-    "edge": (cells.edge(), "information"),
-    "edge_ensemble": (cells.edge(members=10, renormalise=True), "information"),
-    "ksg": (ksg.ksg(), "information"),
-    "classes": (classes.classes(), "information"),
-    "classes_miller_madow": (classes.classes(correction="miller_madow"), "information"),
-    "conditional_entropy": (cells.conditional_entropy(), "conditional_entropy"),
-    "linear_cka": (linear.linear_cka(), "linear_cka"),
-    "hsic": (hsic.hsic(), "hsic"),
-    "correlation": (linear.correlation(), "correlation"),
+    "edge": (dependence.edge(), "information"),
+    "edge_ensemble": (dependence.edge(members=10, renormalise=True), "information"),
+    "ksg": (dependence.ksg(), "information"),
+    "classes": (dependence.classes(), "information"),
+    "classes_miller_madow": (dependence.classes(correction="miller_madow"), "information"),
+    "conditional_entropy": (dependence.conditional_entropy(), "conditional_entropy"),
+    "linear_cka": (dependence.linear_cka(), "linear_cka"),
+    "hsic": (dependence.hsic(), "hsic"),
+    "correlation": (dependence.correlation(), "correlation"),
 }
 #: more samples are not tried, as memory and time grow with their square
 LIMIT = {"hsic": 3000}

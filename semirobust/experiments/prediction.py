@@ -33,12 +33,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, layers, measures, paths, rho, runs
+from semirobust import attacks, dependence, layers, paths, rho, runs
 from semirobust.data import Images
+from semirobust.dependence import Dependence, Measure
 from semirobust.experiments import networks
 from semirobust.experiments.networks import Pair
-from semirobust.measures import classes, protocol, sensitivity
-from semirobust.measures.protocol import Dependence, Measure
 from semirobust.recipe import PGD, TrainConfig
 
 EXPERIMENT = "prediction"
@@ -225,12 +224,12 @@ def measure_layers(
     for earlier, later in pairs:
         x, y = on_attacked[earlier], on_attacked[later]
         for name in WITHIN:
-            within = partial(protocol.class_conditional, measures.MEASURES[name])
+            within = partial(dependence.within_classes, dependence.MEASURES[name])
             note(name, within(x, y, test.labels, shuffles=shuffles))
-        whole: Measure = measures.MEASURES["conditional_entropy"]
+        whole: Measure = dependence.MEASURES["conditional_entropy"]
         note("conditional_entropy", whole(x, y, shuffles=shuffles))
-        note("label_information", classes.label_information(y, test.labels, shuffles=shuffles))
-        moved = sensitivity.sensitivity()
+        note("label_information", dependence.label_information(y, test.labels, shuffles=shuffles))
+        moved = dependence.sensitivity()
         note("sensitivity", moved(on_clean[later], y, labels=test.labels, shuffles=shuffles))
     return {
         name: {"values": [r.value for r in results], "controls": [r.control for r in results]}

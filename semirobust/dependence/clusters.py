@@ -11,9 +11,9 @@ import numpy.typing as npt
 from sklearn.cluster import KMeans
 from sklearn.metrics import mutual_info_score
 
-from semirobust._classes import Integers, Labels, by_class
+from semirobust.dependence.measure import Array, Dependence, Measure, Score, as_pair
+from semirobust.dependence.shuffles import Integers, Labels, by_class
 from semirobust.edge import Samples
-from semirobust.measures.protocol import Array, Dependence, Measure, Score, as_pair
 
 Correction = Literal["none", "miller_madow"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from semirobust._classes import Integers, Labels, by_class, check_shuffles, shuffled
+from semirobust.dependence.measure import Measure, as_pair, drawing
+from semirobust.dependence.shuffles import Integers, Labels, by_class, check_shuffles, shuffled
 from semirobust.edge import Samples
-from semirobust.measures.protocol import Measure, as_pair, drawing
 
 
 @dataclass(frozen=True)

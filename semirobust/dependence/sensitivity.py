@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from semirobust._classes import Integers
-from semirobust.measures.protocol import Array, Measure, Score
+from semirobust.dependence.measure import Array, Measure, Score
+from semirobust.dependence.shuffles import Integers
 
 
 def sensitivity() -> Measure:

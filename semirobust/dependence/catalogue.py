@@ -23,35 +23,12 @@ measure                unit    what, and what it is blind to
 
 from __future__ import annotations
 
-from semirobust.measures.cells import conditional_entropy, edge
-from semirobust.measures.classes import classes
-from semirobust.measures.hsic import hsic
-
-pass  # ['Interval', 'excess_interval']
-from semirobust.measures.ksg import ksg
-from semirobust.measures.linear import correlation, linear_cka
-from semirobust.measures.protocol import Measure
-
-pass  # ['sensitivity']
-
-__all__ = [
-    "MEASURES",
-    "Dependence",
-    "Interval",
-    "Measure",
-    "class_conditional",
-    "classes",
-    "conditional_entropy",
-    "correlation",
-    "edge",
-    "excess_interval",
-    "hsic",
-    "ksg",
-    "label_information",
-    "linear_cka",
-    "plug_in",
-    "sensitivity",
-]
+from semirobust.dependence.cells import conditional_entropy, edge
+from semirobust.dependence.clusters import classes
+from semirobust.dependence.hsic import hsic
+from semirobust.dependence.ksg import ksg
+from semirobust.dependence.linear import correlation, linear_cka
+from semirobust.dependence.measure import Measure
 
 #: every measure of two layers with its default options, by name
 MEASURES: dict[str, Measure] = {

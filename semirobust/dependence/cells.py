@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from semirobust._classes import Integers
+from semirobust.dependence.measure import Array, Measure, Score
+from semirobust.dependence.shuffles import Integers
 from semirobust.edge import EdgeOptions, Side, TwoPasses, cell_information, cells, compare
-from semirobust.measures.protocol import Array, Measure, Score
 
 
 def edge(**options: Any) -> Measure:

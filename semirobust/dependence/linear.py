@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from semirobust._classes import Integers
-from semirobust.measures.protocol import Array, Measure, Score, standardised
+from semirobust.dependence.measure import Array, Measure, Score, standardised
+from semirobust.dependence.shuffles import Integers
 
 TINY = 1e-13  # of the size of a Gram matrix: what rounding leaves of one without variance
 BLOCK_COLUMNS = 2048

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from semirobust._classes import by_class, check_shuffles, shuffled
+from semirobust.dependence.shuffles import by_class, check_shuffles, shuffled
 from semirobust.edge import (
     SATURATION_BITS,
     EdgeOptions,

@@ -20,8 +20,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import digamma
 
-from semirobust._classes import Integers
-from semirobust.measures.protocol import Array, Measure, Score, standardised
+from semirobust.dependence.measure import Array, Measure, Score, standardised
+from semirobust.dependence.shuffles import Integers
 
 TREE_DIMENSIONS = 10  # of both sides together; above, trees look at everything and plain distances are faster
 BLOCK_DISTANCES = 1 << 21  # distances held at a time, 16 MB

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from semirobust._classes import Integers, Labels, by_class, check_shuffles, shuffled
+from semirobust.dependence.shuffles import Integers, Labels, by_class, check_shuffles, shuffled
 from semirobust.edge import Samples, as_samples
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -97,7 +97,7 @@ class Measure:
         )
 
 
-def class_conditional(
+def within_classes(
     measure: Measure, x: Samples, y: Samples, labels: Labels, *, shuffles: int = 5, seed: int = 0
 ) -> Dependence:
     """The measure within each class, averaged with the class frequencies: value, controls and cap.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from semirobust._classes import Integers
-from semirobust.measures.linear import centred
-from semirobust.measures.protocol import Array, Measure, Score
+from semirobust.dependence.linear import centred
+from semirobust.dependence.measure import Array, Measure, Score
+from semirobust.dependence.shuffles import Integers
 
 
 def hsic(*, biased: bool = False) -> Measure:
