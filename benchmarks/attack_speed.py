@@ -23,7 +23,7 @@ import torch
 import torchattacks
 from torch import nn
 
-from semirobust import attacks, data, models, recipe, runs, training
+from semirobust import attacks, data, models, runs, training
 from semirobust.layers import preserve
 
 EPS, STEP, STEPS, BATCH = 8 / 255, 2 / 255, 10, 256
@@ -46,7 +46,7 @@ def network(weights: Path | None, shape: tuple[int, int, int]) -> tuple[nn.Modul
         model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         return model, str(weights)
     images = load("train", TRAINING_IMAGES)
-    training.train(model, images, recipe.short(2, attack=recipe.PGD()))
+    training.train(model, images, training.short(2, attack=training.PGD()))
     return model, f"two epochs of PGD training on {len(images)} images of {images.name}"
 
 

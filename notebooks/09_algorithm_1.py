@@ -30,7 +30,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import experiments, figures, layers, paths, rho
+from semirobust import experiments, figures, layers, paths, training
 from semirobust.experiments import algorithm_1, networks, tables
 
 figures.use_style()
@@ -208,7 +208,7 @@ for where, stored in [(profile, outcome), *others]:
     for n_fb, k in ((n_fb, k) for n_fb in stored.plan.n_fb for k in (0.0, 0.02, 0.05)):
         acc_star = stored.trials[n_fb][0].metrics["acc_star_validation"]
         for name, layer in (("rho_n", n_fb - 1), ("rho_{a+1}", 0)):
-            found = rho.predicts_success(stored.trajectories(n_fb), acc_star, layer, k=k)
+            found = training.algorithm_1.predicts_success(stored.trajectories(n_fb), acc_star, layer, k=k)
             print(
                 f"  f_b of {n_fb:2d}, k = {100 * k:.0f} points, {name:9s}: {found.successes:2d} successes, "
                 f"{found.failures:2d} failures, AUC pooled {show(found.pooled)}, "
@@ -236,7 +236,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 short = replace(plan.fine_tune, epochs=1)
 images = networks.training_images(plan.pair.robust).subset(range(256))
-for epoch, model in rho.trial(robust, standard.state_dict(), 8, images, short):
+for epoch, model in training.algorithm_1.trial(robust, standard.state_dict(), 8, images, short):
     print(f"epoch {epoch}: {type(model).__name__} with f_b of 8 layers")
 
 # %% [markdown]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import __main__, data, experiments, paths, runs
+from semirobust import __main__, data, experiments, paths, runs, training
 from semirobust.experiments import algorithm_1, networks, tables
 from semirobust.experiments._verdicts import verdicts
-from semirobust.recipe import PGD, short
 from semirobust.runs import store as store_module
+from semirobust.training import PGD
 
 
 def test_the_paper_profile_is_the_printed_setting():
@@ -44,9 +44,9 @@ def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
 
 def test_a_robust_network_starts_from_the_trained_standard_one(tmp_path, monkeypatch):
     use_store(tmp_path, monkeypatch)
-    recipe = short(1, lr=1e-9, batch_size=64, augment=False, weight_decay=0.0)
+    recipe = training.short(1, lr=1e-9, batch_size=64, augment=False, weight_decay=0.0)
     common = {"dataset": "digits", "size": 16, "model": "resnet18", "width": 2, "holdout": 200}
-    made = networks.pair(short(2, batch_size=64), PGD(0.1, 0.05, 1), adversarial=recipe, **common)
+    made = networks.pair(training.short(2, batch_size=64), PGD(0.1, 0.05, 1), adversarial=recipe, **common)
     assert made.robust.start == made.standard
     standard, robust = (networks.trained(config)[0] for config in (made.standard, made.robust))
     fresh = networks.build(made.robust)
@@ -96,7 +96,7 @@ pytestmark = pytest.mark.one_store
 @pytest.fixture(scope="module")
 def outcome(store):
     """A plan of one-epoch networks of width 2 and one trial of one epoch."""
-    recipe = short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
     pair = networks.pair(
         recipe, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
     )
@@ -183,7 +183,7 @@ def test_an_unknown_reading_lists_the_known_ones(outcome):
 
 
 def test_a_corrupt_training_checkpoint_is_reported_and_made_again(tmp_path):
-    recipe = short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
     config = networks.pair(
         recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2
     ).standard
@@ -204,7 +204,7 @@ def test_the_command_runs_an_experiment_by_name(capsys):
 
 
 def test_networks_to_commit_are_measured_as_rounded(tmp_path, monkeypatch):
-    recipe = short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
     made = networks.pair(recipe, PGD(0.1, 0.05, 1), dataset="digits", size=16, model="resnet18", width=2)
     exact, _ = networks.trained(made.standard)
     monkeypatch.setitem(networks.COMMITTED, runs.config_hash(made.standard), "tiny")

@@ -6,16 +6,16 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import attacks, dependence, paths, recipe, rho
+from semirobust import attacks, dependence, paths, training
 from semirobust.experiments import algorithm_1, figure_1, networks
 from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.figure_1 import ATTACKS, SizeConfig
 from semirobust.experiments.layerwise import FineTuning
-from semirobust.recipe import PGD
+from semirobust.training import PGD
 
 pytestmark = pytest.mark.one_store
 
-RECIPE = recipe.short(1, lr=0.05, batch_size=64, augment=False)
+RECIPE = training.short(1, lr=0.05, batch_size=64, augment=False)
 PAIR = networks.pair(
     RECIPE, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
 )
@@ -35,7 +35,7 @@ def record(store):
 
 def test_every_attack_is_made_for_the_network_that_is_measured(record):
     robust, standard = networks.trained(PAIR.robust)[0], networks.trained(PAIR.standard)[0]
-    before = rho.semirobust(robust, standard.state_dict(), 4)[0]
+    before = training.algorithm_1.semirobust(robust, standard.state_dict(), 4)[0]
     test = networks.test_images(PAIR.robust, 300)
     attacked = attacks.perturb(before, test.images, test.labels, "pgd", eps=0.1, step=0.05, steps=2, seed=0)
     found = record.metrics["before"]["pgd"]

@@ -10,16 +10,16 @@ import torch
 from helpers import tiny_network, use_store
 from torch import nn
 
-from semirobust import attacks, experiments, layers, models, paths, recipe, runs
+from semirobust import attacks, experiments, layers, models, paths, runs, training
 from semirobust.experiments import algorithm_1, layerwise, networks
 from semirobust.experiments.layerwise import Effort, FineTuning, LayerwiseConfig, ProbeConfig, Sizes
-from semirobust.recipe import PGD
+from semirobust.training import PGD
 
 pytestmark = pytest.mark.one_store
 
 
 PAIR = networks.pair(
-    recipe.short(1, lr=0.05, batch_size=64, augment=False),
+    training.short(1, lr=0.05, batch_size=64, augment=False),
     PGD(0.1, 0.05, 2),
     dataset="digits", size=16, model="resnet18", width=2, holdout=100,
 )  # fmt: skip

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import bounds, experiments, paths, recipe, runs
+from semirobust import bounds, experiments, paths, runs, training
 from semirobust.bounds import folded_pair
 from semirobust.experiments import algorithm_1, layerwise, networks, performance
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.performance import Effort, PathConfig, PerformanceConfig, Sizes
 from semirobust.layers import Split
-from semirobust.recipe import PGD
+from semirobust.training import PGD
 
 pytestmark = pytest.mark.one_store
 
 
 PAIR = networks.pair(
-    recipe.short(1, lr=0.05, batch_size=64, augment=False),
+    training.short(1, lr=0.05, batch_size=64, augment=False),
     PGD(0.1, 0.05, 2),
     dataset="digits", size=16, model="resnet18", width=2, holdout=100,
 )  # fmt: skip

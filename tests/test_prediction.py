@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import dependence, rho, runs, statistics
+from semirobust import dependence, runs, statistics, training
 from semirobust.experiments import networks, prediction, replication
-from semirobust.recipe import PGD, short
-from semirobust.rho import Measurement
 from semirobust.statistics import holm, screen
+from semirobust.training import PGD
+from semirobust.training.algorithm_1 import Measurement
 
 FEW = settings(max_examples=25)
 
@@ -38,7 +38,7 @@ def test_the_same_as_the_plain_version_of_algorithm_1(seed: int, trials: int, ep
         [Measurement(e, float(won[e]), {"pgd": 0.0}, (row[e],), (0.0,)) for e in range(1 + epochs)]
         for row, won in zip(score, success, strict=True)
     ]
-    slow = rho.predicts_success(made, 1.0, 0, permutations=1000)
+    slow = training.algorithm_1.predicts_success(made, 1.0, 0, permutations=1000)
     found = screen({"s": score}, success)
     (test,) = found.tests
     assert (found.successes, found.failures) == (success[:, 1:].sum(), (~success[:, 1:]).sum())
@@ -143,7 +143,7 @@ def test_bad_input(scores, success, message: str) -> None:
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[prediction.Plan, list[runs.Record]]:
     """Two trials of one epoch on a network of width 2."""
-    recipe = short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
     attack = PGD(0.1, 0.05, 1)
     pair = networks.pair(recipe, attack, dataset="digits", size=16, model="resnet18", width=2, holdout=50)
     plan = prediction.Plan("tiny", pair, 2, 2, 1, 0.1, (0.01, 0.1), 64, 50, 300, 1, 32)

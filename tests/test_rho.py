@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semirobust import data, layers, models, recipe, rho, statistics
-from semirobust.rho import Measurement
+from semirobust import data, layers, models, statistics, training
+from semirobust.training.algorithm_1 import Measurement
 
 
 def make(accuracies, validation=None, bits=None):
@@ -28,7 +28,7 @@ def test_printed_reading_stops_at_the_first_test_success_and_takes_the_smallest_
     first = make([0.1, 0.3, 0.52, 0.9], bits=[(9, 9), (8, 8), (3, 7), (0, 0)])
     second = make([0.1, 0.5, 0.2, 0.2], bits=[(9, 9), (4, 6), (0, 0), (0, 0)])
     failed = make([0.1, 0.2, 0.3, 0.4], bits=[(9, 9), (1, 1), (1, 1), (1, 1)])
-    reading = rho.printed([first, second, failed], 0.5, "pgd")
+    reading = training.algorithm_1.printed([first, second, failed], 0.5, "pgd")
     assert reading.epochs == (2, 1, 3)
     assert reading.succeeded == (True, True, False)
     assert reading.accuracy == 0.52  # the 0.9 comes after the stop
@@ -42,7 +42,7 @@ def test_printed_reading_without_success_reports_the_largest_rho():
         make([0.1, 0.4, 0.3], bits=[(9, 9), (1, 1), (2, 5)]),
         make([0.1, 0.2, 0.2], bits=[(9, 9), (1, 1), (3, 4)]),
     ]
-    reading = rho.printed(trials, 0.5, "pgd")
+    reading = training.algorithm_1.printed(trials, 0.5, "pgd")
     assert reading.rho == (3, 5)
     assert reading.accuracy == 0.4
     assert reading.mean_epochs is None
@@ -50,17 +50,17 @@ def test_printed_reading_without_success_reports_the_largest_rho():
 
 def test_a_larger_k_is_reached_earlier_and_epoch_zero_never_counts():
     trajectory = make([0.5, 0.46, 0.49, 0.5])
-    assert rho.printed([trajectory], 0.5, "pgd").epochs == (3,)
-    assert rho.printed([trajectory], 0.5, "pgd", k=0.02).epochs == (2,)
-    assert rho.printed([trajectory], 0.5, "pgd", k=0.05).epochs == (1,)
+    assert training.algorithm_1.printed([trajectory], 0.5, "pgd").epochs == (3,)
+    assert training.algorithm_1.printed([trajectory], 0.5, "pgd", k=0.02).epochs == (2,)
+    assert training.algorithm_1.printed([trajectory], 0.5, "pgd", k=0.05).epochs == (1,)
 
 
 def test_success_is_decided_on_shares_of_images_not_on_their_rounding():
     assert 0.685 - 0.585 > 0.1  # in float64
     trajectory = make([0.1, 0.585, 0.5])
-    assert rho.printed([trajectory], 0.685, "pgd", k=0.1).epochs == (1,)
-    assert rho.sound([trajectory], 0.685, "pgd", k=0.1).epochs == (1,)
-    assert rho.printed([trajectory], 0.685, "pgd", k=0.099).succeeded == (False,)
+    assert training.algorithm_1.printed([trajectory], 0.685, "pgd", k=0.1).epochs == (1,)
+    assert training.algorithm_1.sound([trajectory], 0.685, "pgd", k=0.1).epochs == (1,)
+    assert training.algorithm_1.printed([trajectory], 0.685, "pgd", k=0.099).succeeded == (False,)
 
 
 def test_sound_reading_never_looks_at_the_test_set_to_decide():
@@ -68,12 +68,12 @@ def test_sound_reading_never_looks_at_the_test_set_to_decide():
         make([0.1, 0.9, 0.3, 0.4], validation=[0, 0.1, 0.6, 0.7]),
         make([0.1, 0.9, 0.3, 0.2], validation=[0, 0.2, 0.4, 0.3]),
     ]
-    reading = rho.sound(trials, 0.5, "pgd")
+    reading = training.algorithm_1.sound(trials, 0.5, "pgd")
     assert reading.epochs == (2, 2)  # a success, and the best validation epoch of a failure
     assert reading.succeeded == (True, False)
     assert reading.accuracies == (0.3, 0.3)
     changed = [[replace(m, test_accuracy={"pgd": 1.0}) for m in trial] for trial in trials]
-    assert rho.sound(changed, 0.5, "pgd").epochs == reading.epochs
+    assert training.algorithm_1.sound(changed, 0.5, "pgd").epochs == reading.epochs
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=20))
@@ -90,20 +90,20 @@ def test_auc_is_the_probability_that_a_success_scores_higher(points):
 def test_dependence_that_goes_with_success_among_trials_predicts_it():
     patterns = [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1]]
     trials = [make(p, bits=[(sum(p), 0.0)] * 4) for p in patterns]
-    found = rho.predicts_success(trials, 0.5, 0)
+    found = training.algorithm_1.predicts_success(trials, 0.5, 0)
     assert found.within == 1.0
     assert found.permutations == 120
     assert found.p_value < 0.1
     assert (found.successes, found.failures) == (7, 9)  # the common start counts once
-    constant = rho.predicts_success(trials, 0.5, 1)
+    constant = training.algorithm_1.predicts_success(trials, 0.5, 1)
     assert (constant.pooled, constant.within, constant.p_value) == (0.5, 0.5, 1.0)
 
 
 def test_nothing_to_compare_is_said_so():
     trials = [make([0, 0, 1, 1]), make([0, 0, 1, 1])]
-    found = rho.predicts_success(trials, 0.5, 0)
+    found = training.algorithm_1.predicts_success(trials, 0.5, 0)
     assert found.pooled is not None and found.within is None and found.p_value is None
-    assert rho.predicts_success(trials, 2.0, 0).pooled is None
+    assert training.algorithm_1.predicts_success(trials, 2.0, 0).pooled is None
 
 
 @pytest.mark.parametrize("null", ["drift", "walk", "noise"])
@@ -120,7 +120,7 @@ def test_p_values_are_valid_where_dependence_has_nothing_to_do_with_success(null
         bits = steps.cumsum(1) + 0.01 * rng.standard_normal((5, 8))
         accuracy = (0.12 * np.ones((5, 8)) + 0.1 * rng.standard_normal((5, 8))).cumsum(1)
         trials = [make(list(a), bits=[(b, b) for b in row]) for a, row in zip(accuracy, bits, strict=True)]
-        found = rho.predicts_success(trials, 0.5, 0)
+        found = training.algorithm_1.predicts_success(trials, 0.5, 0)
         values.append(1.0 if found.p_value is None else found.p_value)
     for level in (0.05, 0.1, 0.2):
         assert np.mean(np.array(values) <= level) <= level + 3 * np.sqrt(level * (1 - level) / 300)
@@ -146,13 +146,13 @@ def test_paired_difference():
 
 def test_readings_of_nothing_are_refused():
     with pytest.raises(ValueError, match="at least one trial"):
-        rho.printed([], 0.5, "pgd")
+        training.algorithm_1.printed([], 0.5, "pgd")
     with pytest.raises(ValueError, match="at least one epoch"):
-        rho.sound([make([0.1])], 0.5, "pgd")
+        training.algorithm_1.sound([make([0.1])], 0.5, "pgd")
     with pytest.raises(ValueError, match="measured: pgd"):
-        rho.printed([make([0.1, 0.2])], 0.5, "square")
+        training.algorithm_1.printed([make([0.1, 0.2])], 0.5, "square")
     with pytest.raises(ValueError, match="same number of epochs"):
-        rho.predicts_success([make([0.1, 0.2]), make([0.1])], 0.5, 0)
+        training.algorithm_1.predicts_success([make([0.1, 0.2]), make([0.1])], 0.5, 0)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,8 @@ def networks():
     return robust.eval(), standard.eval()
 
 
-CONFIG = recipe.short(
-    2, lr=0.05, batch_size=32, attack=recipe.PGD(0.1, 0.05, 2), augment=False, precision="float32"
+CONFIG = training.short(
+    2, lr=0.05, batch_size=32, attack=training.PGD(0.1, 0.05, 2), augment=False, precision="float32"
 )
 
 
@@ -177,7 +177,7 @@ def test_a_trial_changes_f_b_only(networks, batch_statistics):
     images = data.load("digits", "train", size=16, limit=64)
     split = layers.Split(robust, 4)
     seen = []
-    for epoch, model in rho.trial(
+    for epoch, model in training.algorithm_1.trial(
         robust, standard.state_dict(), 4, images, CONFIG, batch_statistics=batch_statistics
     ):
         state = model.state_dict()
@@ -196,8 +196,10 @@ def test_bad_input(networks):
     robust, standard = networks
     images = data.load("digits", "train", size=16, limit=64)
     with pytest.raises(ValueError, match="give config an attack"):
-        next(rho.trial(robust, standard.state_dict(), 4, images, replace(CONFIG, attack=None)))
+        next(
+            training.algorithm_1.trial(robust, standard.state_dict(), 4, images, replace(CONFIG, attack=None))
+        )
     with pytest.raises(ValueError, match="n_fb must be"):
-        next(rho.trial(robust, standard.state_dict(), 18, images, CONFIG))
+        next(training.algorithm_1.trial(robust, standard.state_dict(), 18, images, CONFIG))
     with pytest.raises(ValueError, match="cannot graft"):
-        next(rho.trial(robust, {}, 4, images, CONFIG))
+        next(training.algorithm_1.trial(robust, {}, 4, images, CONFIG))

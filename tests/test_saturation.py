@@ -12,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semirobust import attacks, dependence, layers, runs
+from semirobust import attacks, dependence, layers, runs, training
 from semirobust.experiments import networks, saturation
 from semirobust.experiments.saturation import SaturationConfig
-from semirobust.recipe import PGD, short
+from semirobust.training import PGD
 
 ATTACK = PGD(0.1, 0.05, 2)
 
 
 def tiny() -> networks.NetworkConfig:
-    recipe = short(1, lr=0.05, batch_size=64, augment=False)
+    recipe = training.short(1, lr=0.05, batch_size=64, augment=False)
     return networks.pair(recipe, ATTACK, dataset="digits", size=16, model="resnet18", width=2).standard
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from semirobust import runs, training
+from semirobust import runs
 from semirobust.experiments import networks, second_paper
 from semirobust.extractors import as_layers
-from semirobust.recipe import PGDL2, TRADES
+from semirobust.training import PGDL2, TRADES, loop
 
 
 def test_the_networks_trained_before_keep_their_names() -> None:
@@ -89,7 +89,7 @@ def test_a_network_is_trained_once_and_exported(name: str, monkeypatch: pytest.M
     model, meta = second_paper.trained(config, say=lines.append)
     assert not model.training and len(meta["log"]["epochs"]) == 2 and meta["log"]["n_train"] == 253
     assert [line.split(":")[0] for line in lines] == [f"{config.label} on digits 3 against 7"] * 2
-    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
     again, _ = second_paper.trained(config)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     images = second_paper.images(config, "test")

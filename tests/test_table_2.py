@@ -11,11 +11,20 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import _readout_features, _readout_leak, attacks, experiments, layers, linear_readout, paths
+from semirobust import (
+    _readout_features,
+    _readout_leak,
+    attacks,
+    experiments,
+    layers,
+    linear_readout,
+    paths,
+    training,
+)
 from semirobust.experiments import _table_2_run, _verdicts, networks, table_2, tables
 from semirobust.experiments._table_2_run import FITS, READOUTS, Sizes
 from semirobust.experiments.table_2 import ATTACKS
-from semirobust.recipe import PGD, short
+from semirobust.training import PGD
 
 SIZES = Sizes(60, 20, 10, steps=2, queries=10)
 
@@ -26,7 +35,7 @@ pytestmark = pytest.mark.one_store
 @pytest.fixture(scope="module")
 def outcome(store):
     """A network of width 2, trained for two epochs; all attacks, AutoAttack on one readout."""
-    recipe = short(2, lr=0.05, batch_size=64, augment=False)
+    recipe = training.short(2, lr=0.05, batch_size=64, augment=False)
     pair = networks.pair(recipe, PGD(0.1, 0.05, 2), dataset="digits", model="resnet18", width=2, holdout=100)
     with pytest.MonkeyPatch.context() as patch:
         use_store(store, patch)

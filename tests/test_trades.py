@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import data, models, recipe, trades, training
+from semirobust import data, models, training
 from semirobust.attacks import ascend, flat_norm, random_start
-from semirobust.recipe import PGD, PGDL2, TRADES, TrainConfig
-from semirobust.training import epochs, train
+from semirobust.training import PGD, PGDL2, TRADES, TrainConfig, epochs, loop, trades, train
 
 QUICK = TrainConfig(epochs=1, lr=0.05, schedule="constant", batch_size=16, augment=False, precision="float32")
 
@@ -51,7 +50,7 @@ def test_divergence_and_its_gradients_are_the_formulas(first: list[float], secon
     expected = math.fsum(math.exp(a) * (a - b) for a, b in zip(lp, lq, strict=True))
     z = torch.tensor([first], dtype=torch.float64, requires_grad=True)
     moved = torch.tensor([second], dtype=torch.float64, requires_grad=True)
-    value = trades.divergence(moved, z.log_softmax(1))
+    value = training.divergence(moved, z.log_softmax(1))
     assert value.shape == (1,) and value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert value.item() >= -1e-12
     grad_z, grad_moved = torch.autograd.grad(value.sum(), (z, moved))
@@ -62,15 +61,15 @@ def test_divergence_and_its_gradients_are_the_formulas(first: list[float], secon
 
 def test_divergence_of_a_distribution_from_itself_is_zero() -> None:
     z = torch.randn(20, 4, dtype=torch.float64)
-    assert trades.divergence(z + 3, z.log_softmax(1)).abs().max() < 1e-14
-    assert (trades.divergence(z.flip(1), z.log_softmax(1)) > 0).all()
+    assert training.divergence(z + 3, z.log_softmax(1)).abs().max() < 1e-14
+    assert (training.divergence(z.flip(1), z.log_softmax(1)) > 0).all()
 
 
 @pytest.mark.parametrize("moved", [[0.0, 1e4], [1e4, 0.0], [0.0, 0.0], [-1e4, 1e4]])
 def test_saturated_logits_give_finite_losses_and_gradients(moved: list[float]) -> None:
     z = torch.tensor([[1e4, 0.0]], requires_grad=True)
     other = torch.tensor([moved], requires_grad=True)
-    value = trades.divergence(other, z.log_softmax(1)).sum()
+    value = training.divergence(other, z.log_softmax(1)).sum()
     expected = max(moved[1] - moved[0], 0.0) if moved[0] != moved[1] else math.log(2)
     assert value.item() == pytest.approx(expected, rel=1e-6)
     gradients = torch.autograd.grad(value, (z, other))
@@ -103,7 +102,7 @@ def test_on_a_linear_network_the_inner_maximum_is_the_closed_form(norm: str) -> 
     model = Linear()
     x = 0.5 + 0.1 * torch.rand(40, 1, 6, 6, dtype=torch.float64)
     attack = TRADES(0.3 if norm == "l2" else 0.05, 0.02, 60, norm=norm)
-    moved = trades.maximise(model, x, attack, torch.Generator().manual_seed(0))
+    moved = training.maximise(model, x, attack, torch.Generator().manual_seed(0))
     direction = model.w / model.w.norm() if norm == "l2" else model.w.sign()
     along = ((moved - x).flatten(1) @ direction) / (direction @ direction) / attack.eps
     assert along.abs().min() > 0.999 and 0 < (along > 0).float().mean() < 1  # both ends are met
@@ -117,7 +116,7 @@ def test_it_stays_in_the_ball_and_the_box_and_never_at_the_start(norm: str, eps:
     x = torch.rand(30, 1, 8, 8).round(decimals=1)  # many pixels at 0 and 1
     kept = x.clone()
     attack = TRADES(eps, eps / 4, 10, norm=norm)
-    moved = trades.maximise(little(), x, attack, torch.Generator().manual_seed(0))
+    moved = training.maximise(little(), x, attack, torch.Generator().manual_seed(0))
     size = flat_norm(moved - x).flatten() if norm == "l2" else (moved - x).abs().flatten(1).amax(1)
     assert size.max() <= eps * (1 + 1e-5) + 1e-7
     assert moved.min() >= 0 and moved.max() <= 1 and torch.equal(x, kept) and not moved.requires_grad
@@ -129,14 +128,16 @@ def test_it_finds_more_than_chance_and_draws_from_its_generator_only() -> None:
     model, attack = little(), TRADES(0.5, 0.125)
     x = torch.rand(50, 1, 8, 8)
     state = torch.get_rng_state()
-    moved, again = (trades.maximise(model, x, attack, torch.Generator().manual_seed(seed)) for seed in (4, 4))
-    other = trades.maximise(model, x, attack, torch.Generator().manual_seed(5))
+    moved, again = (
+        training.maximise(model, x, attack, torch.Generator().manual_seed(seed)) for seed in (4, 4)
+    )
+    other = training.maximise(model, x, attack, torch.Generator().manual_seed(5))
     assert torch.equal(moved, again) and not torch.equal(moved, other)
     assert torch.equal(torch.get_rng_state(), state)
     chance = random_start(x, attack.eps, "l2", torch.Generator().manual_seed(1))
     with torch.no_grad():
         reference = model(x).log_softmax(1)
-        found, drawn = (trades.divergence(model(points), reference) for points in (moved, chance))
+        found, drawn = (training.divergence(model(points), reference) for points in (moved, chance))
     assert (found > drawn).all() and found.mean() > 5 * drawn.mean()
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -152,7 +153,7 @@ def test_a_step_of_trades_is_the_formula() -> None:
     generator = torch.Generator().manual_seed(QUICK.seed)
     order = torch.randperm(16, generator=generator).sort().values
     x, labels = images.images[order], images.labels[order]
-    moved = trades.maximise(twin, x, attack, generator)
+    moved = training.maximise(twin, x, attack, generator)
     p, q = twin(x).softmax(1), twin(moved).softmax(1)
     loss = F.cross_entropy(twin(x), labels) + 3.0 * (p * (p.log() - q.log())).sum(1).mean()
     loss.backward()
@@ -186,7 +187,7 @@ def test_training_and_its_probe_use_norm_and_budget(
             seen.append((name, size.max().item())) if name == options["norm"] else None
         return moved
 
-    monkeypatch.setattr(training, "ascend", watch)
+    monkeypatch.setattr(loop, "ascend", watch)
     monkeypatch.setattr(trades, "ascend", watch)
     train(little(), random_images(40), replace(QUICK, attack=attack))
     assert [name for name, _ in seen] == [attack.norm] * 3  # two batches and the probe
@@ -199,7 +200,7 @@ def test_training_makes_robust_in_l2(attack: PGDL2 | TRADES) -> None:
     accuracy = []
     for inner in (None, attack):
         model = models.create("fcnn", 2, threes.shape, width=30, seed=0)
-        train(model, threes, recipe.short(16, lr=0.05, batch_size=32, augment=False, attack=inner))
+        train(model, threes, training.short(16, lr=0.05, batch_size=32, augment=False, attack=inner))
         x, labels, options = threes.images, threes.labels, {"eps": 0.9, "step": 0.225, "steps": 20}
         moved = ascend(model.eval(), x, labels, norm="l2", **options)
         accuracy.append(float((model(moved).argmax(1) == labels).float().mean()))

@@ -18,12 +18,20 @@ import torch
 from helpers import changed, one_thread, random_images, snapshot, tiny_network, warmed
 from torch import nn
 
-from semirobust import data, models, recipe, runs, training
-from semirobust._augment import crop_and_flip
+from semirobust import data, models, runs, training
 from semirobust.attacks import ascend, random_start
 from semirobust.layers import Split
-from semirobust.recipe import PAPER, PGD, TrainConfig, learning_rate
-from semirobust.training import TrainingDiverged, epochs, train
+from semirobust.training import (
+    PAPER,
+    PGD,
+    TrainConfig,
+    TrainingDiverged,
+    crop_and_flip,
+    epochs,
+    learning_rate,
+    loop,
+    train,
+)
 
 QUICK = TrainConfig(
     epochs=3, lr=0.05, schedule="constant", batch_size=16, attack=PGD(0.05, 0.025, 2), precision="float32"
@@ -79,7 +87,7 @@ def test_the_printed_rate_falls_tenfold_at_40_and_80(progress: float, rate: floa
 
 
 def test_one_cycle_rises_over_three_tenths_and_falls_to_zero() -> None:
-    config = recipe.short(10, lr=0.2)
+    config = training.short(10, lr=0.2)
     assert config.schedule == "one_cycle" and config.batch_size == 128 and config.epochs == 10
     for progress, rate in [(0, 0), (1.5, 0.1), (3, 0.2), (6.5, 0.1), (10, 0)]:
         assert learning_rate(config, progress) == pytest.approx(rate, abs=1e-12)
@@ -111,7 +119,7 @@ def test_the_rates_of_the_schedule_are_the_ones_used(monkeypatch: pytest.MonkeyP
 def test_a_small_network_learns_the_digits() -> None:
     model = models.create("resnet18", 10, (1, 8, 8), width=8, seed=0)
     digits = data.load("digits", "train")
-    config = recipe.short(6, lr=0.1, batch_size=64, augment=False)
+    config = training.short(6, lr=0.1, batch_size=64, augment=False)
     logs = train(model, digits, config)
     assert [log.epoch for log in logs] == [1, 2, 3, 4, 5, 6]
     assert logs[-1].train_accuracy > 0.9 > logs[0].train_accuracy
@@ -127,11 +135,11 @@ def test_a_single_pixel_under_a_strided_convolution_is_trained_in_float32() -> N
     digits, weights = data.load("digits", "train", limit=128), []
     for precision in ("auto", "float32"):
         model = models.create("resnet18", 10, (1, 8, 8), width=2, seed=0)
-        train(model, digits, recipe.short(1, batch_size=64, precision=precision))
+        train(model, digits, training.short(1, batch_size=64, precision=precision))
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(ValueError, match="on a single pixel: use larger images"):
-        train(model, digits, recipe.short(1, batch_size=64, precision="bfloat16"))
+        train(model, digits, training.short(1, batch_size=64, precision="bfloat16"))
 
 
 @pytest.mark.parametrize("channels", [2, 3, 6, 16])
@@ -162,7 +170,7 @@ def test_adversarial_training_makes_robust() -> None:
     robust_accuracy = {}
     for name, inner in (("standard", None), ("robust", attack)):
         model = warmed(little(), (1, 8, 8))
-        train(model, digits, recipe.short(6, lr=0.1, batch_size=32, augment=False, attack=inner))
+        train(model, digits, training.short(6, lr=0.1, batch_size=32, augment=False, attack=inner))
         model.eval()
         x = digits.images
         start = random_start(x, attack.eps, "linf", torch.Generator().manual_seed(1))
@@ -178,7 +186,7 @@ def test_the_probe_is_accuracy_on_a_fixed_part_of_the_training_images() -> None:
     )
     model = little()
     logs = train(model, images, config)
-    index = torch.randperm(300, generator=torch.Generator().manual_seed(0))[: training.PROBE_SIZE]
+    index = torch.randperm(300, generator=torch.Generator().manual_seed(0))[: loop.PROBE_SIZE]
     model.eval()
     x, labels = images.images[index], images.labels[index]
     clean = (model(x).argmax(1) == labels).float().mean().item()
@@ -200,7 +208,7 @@ def test_every_attack_is_on_the_weights_of_the_moment(monkeypatch: pytest.Monkey
         attacked.append((x_adv - x).abs().max())
         return x_adv
 
-    monkeypatch.setattr(training, "ascend", watch)
+    monkeypatch.setattr(loop, "ascend", watch)
     train(model, random_images(40), replace(QUICK, lr=0.3))
     assert len(attacked) == 3 * (2 + 1)  # two batches and the probe in each of three epochs
     assert torch.tensor(attacked).tolist() == pytest.approx([0.05] * 9, abs=1e-6)
@@ -208,7 +216,7 @@ def test_every_attack_is_on_the_weights_of_the_moment(monkeypatch: pytest.Monkey
 
 def test_bfloat16_training_runs_close_to_float32() -> None:
     digits = data.load("digits", "train", limit=320)
-    config = recipe.short(3, lr=0.1, batch_size=32, augment=False)
+    config = training.short(3, lr=0.1, batch_size=32, augment=False)
     losses = [
         [log.loss for log in train(little(), digits, replace(config, precision=precision))]
         for precision in ("float32", "bfloat16")

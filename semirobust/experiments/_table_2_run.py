@@ -19,7 +19,7 @@ from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.layers import outputs
 from semirobust.linear_readout import LinearReadout
-from semirobust.recipe import PGD
+from semirobust.training import PGD
 
 Say = Callable[[str], None]
 N_FA = (17, 13, 9)

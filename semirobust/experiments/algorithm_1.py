@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import attacks, dependence, layers, paths, rho, runs
+from semirobust import attacks, dependence, layers, paths, runs, training
 from semirobust.data import Images
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import Pair
 from semirobust.layers import fast_dtype
-from semirobust.recipe import TrainConfig
+from semirobust.training import TrainConfig
 
 EXPERIMENT = "algorithm_1"
 BASELINES = "algorithm_1_baselines"
@@ -164,7 +164,9 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
     test = networks.test_images(config.pair.robust, config.sizes.test)
     subjects = {"standard": standard, "robust": robust}
     for n_fb in config.n_fb:
-        subjects[f"semirobust_{n_fb}"] = rho.semirobust(robust, standard.state_dict(), n_fb)[0]
+        subjects[f"semirobust_{n_fb}"] = training.algorithm_1.semirobust(robust, standard.state_dict(), n_fb)[
+            0
+        ]
     accuracies: dict[str, dict[str, Any]] = {}
     for name, model in subjects.items():
         wanted = (*ATTACKS, "autoattack", WEAK) if name == "robust" else (*ATTACKS, "autoattack")
@@ -199,7 +201,7 @@ def run_trial(
     star_validation = baseline["robust_validation"]["accuracy"]
 
     rows, states = [], []
-    for epoch, model in rho.trial(
+    for epoch, model in training.algorithm_1.trial(
         robust,
         standard.state_dict(),
         config.n_fb,
@@ -224,10 +226,10 @@ def run_trial(
         )
         states.append({name: value.clone() for name, value in model.state_dict().items()})
 
-    trajectory = [rho.as_measurements(rows)]
+    trajectory = [training.algorithm_1.as_measurements(rows)]
     stops = {
-        "printed": rho.printed(trajectory, star["pgd"], "pgd").epochs[0],
-        "sound": rho.sound(trajectory, star_validation, "pgd").epochs[0],
+        "printed": training.algorithm_1.printed(trajectory, star["pgd"], "pgd").epochs[0],
+        "sound": training.algorithm_1.sound(trajectory, star_validation, "pgd").epochs[0],
     }
     final, strongest = copy.deepcopy(robust), {}
     for epoch in sorted(set(stops.values())):
@@ -259,8 +261,10 @@ class Outcome:
     def records(self) -> list[runs.Record]:
         return [self.baseline, *(record for group in self.trials.values() for record in group)]
 
-    def trajectories(self, n_fb: int) -> list[list[rho.Measurement]]:
-        return [rho.as_measurements(record.metrics["epochs"]) for record in self.trials[n_fb]]
+    def trajectories(self, n_fb: int) -> list[list[training.algorithm_1.Measurement]]:
+        return [
+            training.algorithm_1.as_measurements(record.metrics["epochs"]) for record in self.trials[n_fb]
+        ]
 
 
 def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:

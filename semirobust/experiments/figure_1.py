@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import attacks, dependence, layers, paths, rho, runs
+from semirobust import attacks, dependence, layers, paths, runs, training
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.layerwise import FineTuning
@@ -74,7 +74,7 @@ def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: No
         config.pair, config.n_fb, tuning.config, limit=tuning.limit, validation=tuning.validation, say=say
     )[0]
     subjects: dict[str, nn.Module] = {
-        "before": rho.semirobust(robust, standard.state_dict(), config.n_fb)[0],
+        "before": training.algorithm_1.semirobust(robust, standard.state_dict(), config.n_fb)[0],
         "after": tuned,
     }
     found: dict[str, Any] = {name: _by_attack(model, config) for name, model in subjects.items()}

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, correlation, dependence, layers, models, paths, rho, runs
+from semirobust import attacks, correlation, dependence, layers, models, paths, runs, training
 from semirobust._probe import Probe
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.networks import Pair
 from semirobust.layers import fast_dtype
-from semirobust.recipe import TrainConfig
+from semirobust.training import TrainConfig
 
 EXPERIMENT = "layerwise"
 SHUFFLES = 5  # the control of the dependence is a mean over so many
@@ -179,7 +179,9 @@ def subject_network(config: LayerwiseConfig, *, say: Callable[[str], None] = _qu
     n_fb = int(match[2])
     if match[1] == "semirobust":
         standard = networks.trained(config.pair.standard, say=say)[0].state_dict()
-        return rho.semirobust(networks.trained(config.pair.robust, say=say)[0], standard, n_fb)[0].eval()
+        return training.algorithm_1.semirobust(
+            networks.trained(config.pair.robust, say=say)[0], standard, n_fb
+        )[0].eval()
     tuning = config.fine_tuning
     if tuning is None:
         raise ValueError(f"{config.subject} needs fine_tuning: how f_b is fine-tuned")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import _checkpoint, data, models, paths, rho, runs, training
-from semirobust.recipe import PAPER, PGD, TrainConfig, short
+from semirobust import data, models, paths, runs, training
+from semirobust.training import PGD, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ _CIFAR10 = {"dataset": "cifar10", "model": "resnet18"}
 PAIRS: dict[str, dict[str, Pair]] = {
     "quick": {
         "digits": independent_pair(
-            short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
+            training.short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
         ),
     },
     "reference": {
         "cifar10-width16": independent_pair(
-            short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
+            training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
         ),
         "cifar10-width16-seed1": independent_pair(
-            short(12, lr=0.15, batch_size=256, seed=1),
+            training.short(12, lr=0.15, batch_size=256, seed=1),
             PGD(),
             width=16,
             holdout=2000,
@@ -116,11 +116,11 @@ PAIRS: dict[str, dict[str, Pair]] = {
             **_CIFAR10,
         ),
         "cifar10": independent_pair(
-            short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
+            training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
         ),
     },
     "paper": {
-        f"{dataset}-{model}": pair(PAPER, PGD(), dataset=dataset, model=model, width=width)
+        f"{dataset}-{model}": pair(training.PAPER, PGD(), dataset=dataset, model=model, width=width)
         for model, width in (("resnet18", 64), ("wide_resnet34_10", 160))
         for dataset in ("cifar10", "cifar100")
     },
@@ -213,7 +213,7 @@ def fit(
     """Train ``model`` in place for `runs.network`: (its state dict, the log), with a line to ``say`` for each
     epoch. A damaged checkpoint in the folder is kept aside, and training starts again."""
 
-    def report(log: _checkpoint.EpochLog) -> None:
+    def report(log: training.EpochLog) -> None:
         say(
             f"{name}: epoch {log.epoch} of {config.epochs}, "
             f"loss {log.loss:.3f}, PGD accuracy on a training batch {100 * log.probe_pgd_accuracy:.1f} %, "
@@ -274,6 +274,6 @@ def _fine_tune(
 ) -> dict[str, torch.Tensor]:
     standard = trained(config.pair.standard, say=say)[0].state_dict()
     last = robust
-    for epoch, last in rho.trial(robust, standard, config.n_fb, images, config.fine_tune):  # noqa: B007
+    for epoch, last in training.algorithm_1.trial(robust, standard, config.n_fb, images, config.fine_tune):  # noqa: B007
         say(f"f_b of {config.n_fb} layers: epoch {epoch} of {config.fine_tune.epochs}")
     return last.state_dict()

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import attacks, bounds, correlation, paths, rho, runs
+from semirobust import attacks, bounds, correlation, paths, runs, training
 from semirobust.bounds import Pair as Folded
 from semirobust.bounds import between, distance, folded_pair, moved, peeled, steepest
 from semirobust.experiments import algorithm_1, networks
@@ -154,7 +154,7 @@ def subject_network(
     star = networks.trained(config.pair.robust, say=say)[0]
     if config.subject == "semirobust" or tuning is None:
         standard = networks.trained(config.pair.standard, say=say)[0].state_dict()
-        return star, rho.semirobust(star, standard, config.n_fb)[0].eval()
+        return star, training.algorithm_1.semirobust(star, standard, config.n_fb)[0].eval()
     return star, _fine_tuned(config.pair, config.n_fb, tuning, say)
 
 

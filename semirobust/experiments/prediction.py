@@ -33,12 +33,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, dependence, layers, paths, rho, runs
+from semirobust import attacks, dependence, layers, paths, runs, training
 from semirobust.data import Images
 from semirobust.dependence import Dependence, Measure
 from semirobust.experiments import networks
 from semirobust.experiments.networks import Pair
-from semirobust.recipe import PGD, TrainConfig
+from semirobust.training import PGD, TrainConfig
 
 EXPERIMENT = "prediction"
 #: measured between consecutive layers, within each class, and averaged
@@ -162,7 +162,9 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = lambda line: 
     acc_star, start = _start(replace(config, images=0, fine_tune=config.pair.robust.train), say)
     rows = [
         {"epoch": epoch, **(_row(model, config, validation, test) if epoch else start)}
-        for epoch, model in rho.trial(robust, standard, config.n_fb, images, config.fine_tune)
+        for epoch, model in training.algorithm_1.trial(
+            robust, standard, config.n_fb, images, config.fine_tune
+        )
     ]
     names = layers.weight_layers(robust)
     return {
@@ -186,7 +188,7 @@ def _start(config: TrialConfig, say: Callable[[str], None]) -> tuple[float, dict
     robust, standard = _networks(config.pair, say)
     validation = networks.validation_images(config.pair.robust, config.validation)
     test = networks.test_images(config.pair.robust, config.test)
-    model, _ = rho.semirobust(robust, standard, config.n_fb)
+    model, _ = training.algorithm_1.semirobust(robust, standard, config.n_fb)
     acc_star = _accuracy(robust, validation, config.pair.attack)
     return acc_star, _row(model, config, validation, test)
 

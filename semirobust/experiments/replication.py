@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semirobust import rho, runs, statistics
+from semirobust import runs, statistics, training
 from semirobust.statistics import ScoreTest, Screening
 
 
@@ -22,7 +22,9 @@ def outcomes(records: Sequence[runs.Record], k: float) -> np.ndarray:
     return np.array(
         [
             [
-                rho.reaches(row["validation_accuracy"], record.metrics["acc_star_validation"], k)
+                training.algorithm_1.reaches(
+                    row["validation_accuracy"], record.metrics["acc_star_validation"], k
+                )
                 for row in record.metrics["epochs"]
             ]
             for record in records

@@ -26,7 +26,7 @@ from semirobust import attacks, dependence, paths, runs
 from semirobust.edge import projected_dimensions
 from semirobust.experiments import networks, tables
 from semirobust.experiments.networks import NetworkConfig
-from semirobust.recipe import PGD
+from semirobust.training import PGD
 
 EXPERIMENT = "saturation"
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import data, models, recipe, runs
+from semirobust import data, models, runs
 from semirobust.experiments import networks
-from semirobust.recipe import PGDL2, TRADES, Attack, TrainConfig
+from semirobust.training import PGDL2, TRADES, Attack, TrainConfig, short
 
 CLASSES = (3, 7)
 BUDGETS = (1.0, 2.0, 3.0)
@@ -68,7 +68,7 @@ _EPOCHS = {"fcnn": 20, "cnn": 10}
 
 
 def _recipe(dataset: str, model: str) -> TrainConfig:
-    return recipe.short(
+    return short(
         _EPOCHS[model],
         lr=0.05,
         batch_size=32 if dataset == "digits" else 128,

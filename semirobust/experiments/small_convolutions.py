@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import collision_search, data, extractors, models, recipe, runs
+from semirobust import collision_search, data, extractors, models, runs, training
 from semirobust.experiments import networks, second_paper
 from semirobust.extractors import Array, Chain
-from semirobust.recipe import TrainConfig
+from semirobust.training import TrainConfig
 
 EXPERIMENT = "small_convolutions"
 CLASSES = (3, 7)
@@ -114,7 +114,7 @@ class ChainConfig:
 def config(name: str, *, seed: int = 0) -> ChainConfig:
     """The bounds on the images and behind the layers of a network, trained on clean images with a seed."""
     _, width, layers = NETWORKS[name]
-    train = recipe.short(20, lr=0.05, batch_size=32, augment=False, precision="float32", seed=seed)
+    train = training.short(20, lr=0.05, batch_size=32, augment=False, precision="float32", seed=seed)
     return ChainConfig(SmallConfig(name, width, train, seed), ("input", *layers))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import data, rho, runs, statistics
+from semirobust import data, runs, statistics, training
 from semirobust.experiments import algorithm_1
 from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.algorithm_1 import Outcome, Plan
@@ -158,14 +158,16 @@ def scale(plan: Plan) -> str:
     )
 
 
-def reading_of(outcome: Outcome, n_fb: int, reading: str, attack: str = "pgd") -> rho.Reading:
+def reading_of(
+    outcome: Outcome, n_fb: int, reading: str, attack: str = "pgd"
+) -> training.algorithm_1.Reading:
     """The reading of all trials with f_b of ``n_fb`` layers, for one attack (see ``our_rows``)."""
     metrics = outcome.trials[n_fb][0].metrics
     decides = "pgd" if attack == "autoattack" else attack
     if reading == "printed":
-        return rho.printed(outcome.trajectories(n_fb), metrics["acc_star"][decides], decides)
+        return training.algorithm_1.printed(outcome.trajectories(n_fb), metrics["acc_star"][decides], decides)
     if reading == "sound":
-        return rho.sound(outcome.trajectories(n_fb), metrics["acc_star_validation"], decides)
+        return training.algorithm_1.sound(outcome.trajectories(n_fb), metrics["acc_star_validation"], decides)
     raise ValueError(f"unknown reading {reading!r}; known: {', '.join(READINGS)}")
 
 

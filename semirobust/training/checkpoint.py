@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semirobust import runs
-from semirobust.recipe import TrainConfig
+from semirobust.training.recipe import TrainConfig
 
 
 @dataclass(frozen=True)

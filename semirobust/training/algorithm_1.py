@@ -33,13 +33,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from semirobust import recipe, training
 from semirobust.data import Images
 from semirobust.layers import Split
+from semirobust.statistics import auc
+from semirobust.training import loop, recipe
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def trial(
     model, split = semirobust(robust, standard_state, n_fb)
     split.freeze_a(batch_statistics=batch_statistics)
     yield 0, model
-    for log in training.epochs(model, images, config):
+    for log in loop.epochs(model, images, config):
         yield log.epoch, model
 
 
@@ -222,19 +222,6 @@ class Prediction:
     permutations: int
 
 
-def auc(scores: np.ndarray, success: np.ndarray) -> float:
-    """Probability that a success scores above a failure, ties counted half (Mann-Whitney); both must
-    occur."""
-    from scipy.stats import rankdata
-
-    success = np.asarray(success, dtype=bool)
-    positives, negatives = int(success.sum()), int((~success).sum())
-    if positives == 0 or negatives == 0:
-        raise ValueError(f"an AUC needs successes and failures; there are {positives} and {negatives}")
-    ranks = rankdata(scores)
-    return float((ranks[success].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
 def predicts_success(
     trials: Sequence[Trial],
     acc_star_validation: float,
@@ -282,25 +269,6 @@ def _within(bits: np.ndarray, success: np.ndarray) -> float | None:
         above += float((difference > 0).sum() + 0.5 * (difference == 0).sum())
         total += difference.size
     return above / total if total else None
-
-
-def paired_difference(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same images with its 95 % interval: (difference, low, high) in
-    [-1, 1].
-
-    ``ours`` bool [N], or [T, N] for the mean over T trials; ``theirs`` bool [N]. The interval speaks of other
-    images, not of other trials. It is that of Bonett and Price (2012), which adds one image to each kind of
-    discordance and so stays open where the two never differ. Raises ``ValueError`` for other shapes or no
-    image.
-    """
-    ours, theirs = np.atleast_2d(np.asarray(ours, dtype=float)), np.asarray(theirs, dtype=float)
-    if theirs.ndim != 1 or ours.ndim != 2 or ours.shape[1] != len(theirs) or ours.size == 0:
-        raise ValueError(f"verdicts on the same images are needed, not {ours.shape} and {theirs.shape}")
-    difference = ours.mean(0) - theirs  # [N]
-    adjusted = np.concatenate([difference, [1.0, -1.0]])
-    half = 1.96 * float(adjusted.std()) / np.sqrt(len(adjusted))
-    centre = float(adjusted.mean())
-    return float(difference.mean()), max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def as_measurements(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:

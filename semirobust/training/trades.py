@@ -15,9 +15,7 @@ from collections.abc import Callable
 import torch
 
 from semirobust.attacks import ascend, project
-from semirobust.recipe import TRADES
-
-__all__ = ["NOISE", "divergence", "maximise"]
+from semirobust.training.recipe import TRADES
 
 NOISE = 1e-3  # standard deviation of the start, in pixels: at x itself the gradient of KL is zero
 

@@ -10,6 +10,8 @@ Where this differs from a plain loop:
    number of threads).
 3. PGD accuracy on a fixed training batch is logged each epoch: catastrophic overfitting shows as its fall to
    zero.
+
+Random changes of training images that keep their labels.
 """
 
 from __future__ import annotations
@@ -23,28 +25,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import _checkpoint, trades
-from semirobust._augment import crop_and_flip
-from semirobust._checkpoint import EpochLog, State
 from semirobust.attacks import ascend, random_start
 from semirobust.data import Images
 from semirobust.layers import AttackView, preserve
-from semirobust.recipe import PGD, TRADES, Attack, TrainConfig, learning_rate
-
-__all__ = [
-    "PAPER",
-    "PGD",
-    "PGDL2",
-    "TRADES",
-    "EpochLog",
-    "TrainConfig",
-    "TrainingDiverged",
-    "crop_and_flip",
-    "epochs",
-    "learning_rate",
-    "short",
-    "train",
-]
+from semirobust.training import trades
+from semirobust.training.checkpoint import EpochLog, State, read
+from semirobust.training.recipe import PGD, TRADES, Attack, TrainConfig, learning_rate
 
 PROBE_SIZE = 256  # images of the fixed training batch on which PGD accuracy is logged
 
@@ -65,7 +51,7 @@ def train(
 
     ``on_epoch`` is called with the log of each epoch trained now.
     """
-    logs = _checkpoint.read(checkpoint, config)[1] if checkpoint is not None and checkpoint.exists() else []
+    logs = read(checkpoint, config)[1] if checkpoint is not None and checkpoint.exists() else []
     for log in epochs(model, images, config, checkpoint=checkpoint):
         on_epoch(log)
         logs.append(log)
@@ -103,7 +89,7 @@ def epochs(
     layout = _layout(model, device, dtype)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     if checkpoint is not None and checkpoint.exists():
-        tensors, logs = _checkpoint.read(checkpoint, config)
+        tensors, logs = read(checkpoint, config)
         state.restore(checkpoint, tensors)
     modes = [(module, module.training) for module in model.modules()]
     view = AttackView(model, dtype=dtype)
@@ -280,3 +266,25 @@ def _probe(
         model.eval()
         clean, attacked = (float((model(batch).argmax(1) == labels).float().mean()) for batch in (x, x_adv))
     return clean, attacked
+
+
+def crop_and_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A random crop of each image padded by an eighth of its side, and a random horizontal flip where there
+    are three channels.
+
+    [N, C, H, W] -> the same shape. Grey images (digits, clothes with a left and a right) are not flipped.
+    """
+    n, channels, height, width = x.shape
+    pad = max(1, height // 8)
+    padded = F.pad(x, (pad,) * 4)
+    rows = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) + torch.arange(height)  # [N, H]
+    columns = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator) + torch.arange(width)  # [N, W]
+    if channels == 3:
+        flip = torch.rand(n, 1, generator=generator) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    each = torch.arange(n)[:, None, None]
+    return (
+        padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]]
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
