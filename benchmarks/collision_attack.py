@@ -34,10 +34,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from semirobust._collision_apgd import attack, exact
-from semirobust._collision_layers import Network
-from semirobust._collision_result import Collisions
-from semirobust.collisions import find_collisions, linear_collision
+from semirobust.collisions import Collisions, Network, find_collisions, linear_collision
+from semirobust.collisions.solvers import apgd
 from semirobust.experiments import second_paper
 from semirobust.extractors import as_layers
 
@@ -134,11 +132,11 @@ def at_fixed_budgets(case: Case, admm: Collisions) -> None:
     )
     for factor in BUDGETS:
         budgets = factor * admm.epsilon
-        found = attack(network, case.u, case.v, budgets)
+        found = apgd.attack(network, case.u, case.v, budgets)
         shares = [np.mean(found.gap <= share * clean) for share in GAPS]
         for newton in (NEWTON, 0):
             points = [
-                exact(network, *pair, np.stack(at), newton, below=budget * (1 + 1e-9))
+                apgd.exact(network, *pair, np.stack(at), newton, below=budget * (1 + 1e-9))
                 for pair, at, budget in zip(ends, zip(found.u, found.v, strict=True), budgets, strict=True)
             ]
             shares.append(np.mean([point is not None for point in points]))

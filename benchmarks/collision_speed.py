@@ -28,9 +28,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from semirobust._collision_layers import Network
-from semirobust._collision_result import Collisions
-from semirobust.collisions import enumerate_patterns, find_collisions
+from semirobust.collisions import Collisions, Network, enumerate_patterns, find_collisions
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 SAME = 1e-8

@@ -33,7 +33,8 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import _collision_cone, _collision_descent, _collision_layers, collisions, extractors, figures
+from semirobust import collisions, extractors, figures
+from semirobust.collisions.solvers import cone, descent
 from semirobust.experiments import second_paper
 from semirobust.paths import check_profile
 
@@ -60,17 +61,17 @@ check_profile(profile)
 def case(u, v, *layers):
     """(network, u [d], v [d]); a layer is its rows and its bias, or 0."""
     built = [(np.array(rows, float), np.zeros(len(rows)) + bias) for rows, bias in layers]
-    return _collision_layers.Network.of(built), np.array(u, float), np.array(v, float)
+    return collisions.Network.of(built), np.array(u, float), np.array(v, float)
 
 
 def same(*gates):
     """A pattern of one layer, the same at both points."""
-    return _collision_layers.Pattern((np.array(gates, bool),), (np.array(gates, bool),))
+    return collisions.Pattern((np.array(gates, bool),), (np.array(gates, bool),))
 
 
 PATTERNS = [(1, 1), (1, 0), (0, 1), (0, 0)]
 figure_1 = case([1, 4], [9, -5], ([[1, 0], [0, 1]], 0))
-cells = {gates: _collision_cone.solve(*figure_1, same(*gates)) for gates in PATTERNS}
+cells = {gates: cone.solve(*figure_1, same(*gates)) for gates in PATTERNS}
 for gates, cell in cells.items():
     print(f"s = {gates}: {cell.epsilon:.4f}")
 network, u, v = figure_1
@@ -129,8 +130,8 @@ def draw_descent(axis, optimum, middle, corner):
 
 
 # %%
-middle = _collision_descent.descend(*figure_1, rule="printed").cells
-corner = _collision_descent.descend(*figure_1, start=same(1, 1)).cells
+middle = descent.descend(*figure_1, rule="printed").cells
+corner = descent.descend(*figure_1, start=same(1, 1)).cells
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.1))
 draw_patterns(left)
 draw_descent(right, best.epsilon[0], middle, corner)
@@ -170,7 +171,7 @@ plt.show()
 # %%
 def vertex(network, u, v, pattern):
     """The optimum of the cone program, with multipliers moved to one of each pair of equal constraints."""
-    cell = _collision_cone.solve(network, u, v, pattern)
+    cell = cone.solve(network, u, v, pattern)
     if cell.status != "solved":
         return cell
     moved = np.where(pattern.u[-1], cell.z_v[-1], 0)  # [m]
@@ -196,7 +197,7 @@ CASES = {
 def solved(problem, start):
     """Budgets by every method: the two rules from `start` (None: the midpoint), admm and enumeration."""
     network, u, v = problem
-    descend = partial(_collision_descent.descend, *problem, start=start)
+    descend = partial(descent.descend, *problem, start=start)
     paths = {
         "printed, vertex": descend(rule="printed", solver=vertex),
         "printed, interior": descend(rule="printed"),
@@ -212,12 +213,10 @@ table = {name: solved(*entry) for name, entry in CASES.items()}
 print(f"{'':14s}" + "".join(f"{name:>19s}" for name in table["5 local"]))
 for name, row in table.items():
     print(f"{name:14s}" + "".join(f"{value:19.6f}" for value in row.values()))
-path = _collision_descent.descend(*CASES["4 two layers"][0]).cells
+path = descent.descend(*CASES["4 two layers"][0]).cells
 print("two layers, repaired: " + ", ".join(f"{cell.epsilon:.6f}" for cell in path))
 for name in ("2 slack end", "3 flip all"):
-    costs = [
-        f"{gates}: {_collision_cone.solve(*CASES[name][0], same(*gates)).epsilon:.4f}" for gates in PATTERNS
-    ]
+    costs = [f"{gates}: {cone.solve(*CASES[name][0], same(*gates)).epsilon:.4f}" for gates in PATTERNS]
     print(f"{name[2:]}, optimum by pattern: " + ", ".join(costs))
 
 # %%
@@ -284,7 +283,7 @@ ratios = []
 for _ in range(20):
     layers = [(rng.standard_normal((3, 3)), rng.standard_normal(3)) for _ in range(2)]
     random_u, random_v = 2 * rng.standard_normal((2, 3))
-    found = solved((_collision_layers.Network.of(layers), random_u, random_v), None)
+    found = solved((collisions.Network.of(layers), random_u, random_v), None)
     ratios.append([found[name] / found["enumerated"] for name in NAMES])
 for name, column in zip(NAMES, np.transpose(ratios), strict=True):
     print(
@@ -313,7 +312,7 @@ lemma = case([1, 0.5, 2], [-1, 1.5, -0.5], ([[1, 2, 0], [0, 1, -1], [1, 0, 1]], 
 error = np.array([1, -1, 1]) * 1e-9 / np.sqrt(3)  # of a solver, made by hand
 signs, inflated = np.array([1, -1, -1]), {}
 for kappa in (0.0, 1e-6):
-    cell = _collision_cone.solve(*lemma, same(1, 0, 0), margin=kappa)
+    cell = cone.solve(*lemma, same(1, 0, 0), margin=kappa)
     ends = cell.u + error, cell.v - error
     margin = min((signs * lemma[0].pre_activations(end)[0]).min() for end in ends)
     inflated[kappa] = collisions.verify_collisions(
@@ -417,7 +416,7 @@ assert all(row["repaired"] < row["enumerated"] + 1e-5 for name, row in table.ite
 assert all(row["admm"] < row["enumerated"] + 1e-5 for row in table.values())
 print("printed rule 10 % too dear or more in all five cases, repaired in one, admm in none: ok")
 assert abs(table["5 local"]["repaired"] - 2.862745622650) < 1e-6
-stop = _collision_descent.descend(*CASES["5 local"][0]).cells[-1]
+stop = descent.descend(*CASES["5 local"][0]).cells[-1]
 assert min(np.abs(stop.p_u[0]).min(), np.abs(stop.p_v[0]).min()) > 0.2
 print("case 5 stops in the interior of its polytope, a local minimum: ok")
 assert all(a.epsilon > b.epsilon for a, b in itertools.pairwise(path)) and len(path) == 3

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import _collision_layers, collision_search, collisions, extractors, figures, runs
+from semirobust import collisions, extractors, figures, runs
 from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
 from semirobust.statistics import wilson
 
@@ -220,9 +220,7 @@ openness = {}
 for name, training in TRAININGS.items():
     layers, positive, negative, _ = network(name, 2)
     rank = np.linalg.matrix_rank(layers[1][0])
-    first, second = (
-        _collision_layers.Network.of(layers).pre_activations(x)[0] > 0 for x in (positive, negative)
-    )
+    first, second = (collisions.Network.of(layers).pre_activations(x)[0] > 0 for x in (positive, negative))
     either = (first[:, None] | second).sum(axis=2)  # [N+, N-]
     openness[name] = either.max(), rank
     print(
@@ -275,7 +273,7 @@ def both_ways(name, count):
     """The search of all pairs and that of few, from the first images of each class, behind the first ReLU."""
     layers, positive, negative, budgets = network(name, 1)
     whole, few = (
-        collision_search.search(layers, positive[:count], negative[:count], budgets, every=every, audited=0)
+        collisions.search(layers, positive[:count], negative[:count], budgets, every=every, audited=0)
         for every in (True, False)
     )
     difference = np.abs(few.curve.cross_entropy_nats - whole.curve.cross_entropy_nats).max()

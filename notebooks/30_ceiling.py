@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from semirobust import _probe, extractors, figures, l2_readouts, runs, transfer
+from semirobust import _probe, collisions, extractors, figures, l2_readouts, runs
 from semirobust.experiments import bound_figures, ceiling, ceiling_figures, feature_bounds, second_paper
 from semirobust.theory import instances
 
@@ -261,7 +261,7 @@ budget = 2.5
 plan = ceiling.plan("quick", "digits", "fcnn-benign")
 layers = extractors.as_layers(second_paper.trained(plan.network)[0], (1, 28, 28))
 three, seven = feature_bounds.points(plan.bounds)
-found = transfer.find_transfer(layers[:1], three, seven, [budget])
+found = collisions.find_transfer(layers[:1], three, seven, [budget])
 own = l2_readouts.own_readout(layers)
 direction = np.random.default_rng(0).standard_normal(len(layers[0][1]))
 readouts = {

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_readouts import labelled, network, points, readout_of
 
-from semirobust import _collision_layers, collisions, experiments, paths, runs
+from semirobust import collisions, experiments, paths, runs
 from semirobust._probe import clip
+from semirobust.collisions import ceiling, find_transfer
 from semirobust.conflict import ConflictGraph
 from semirobust.experiments import ceiling_figures, feature_bounds, second_paper
 from semirobust.experiments.ceiling import Effort, other_images, run_config, stored
@@ -22,7 +23,6 @@ from semirobust.experiments.ceiling import plan as experiments_plan
 from semirobust.experiments.ceiling import plans as experiments_plans
 from semirobust.l2_readouts import Readout, certified_margins, lowest_margins, stack
 from semirobust.theory import LADDER, SKEW
-from semirobust.transfer import ceiling, find_transfer
 
 # --- the ceiling: exact cases ---
 
@@ -172,7 +172,7 @@ def test_what_a_search_refuses():
 def test_a_search_takes_a_network_and_lists():
     layers, (positive, negative) = network(3), points(3)
     options = {"rounds": 2, "iterations": 30}
-    whole = _collision_layers.Network.of(layers[:2])
+    whole = collisions.Network.of(layers[:2])
     found = find_transfer(whole, positive.tolist(), negative.tolist(), [0.5, 1.0], **options)
     same = find_transfer(layers[:2], positive, negative, [0.5, 1.0], **options)
     np.testing.assert_array_equal(found.epsilon, same.epsilon)

@@ -24,15 +24,22 @@ from test_collision_descent import (
     random_case,
 )
 
-from semirobust import _collision_admm, _collision_polish
-from semirobust._collision_cone import Cell, solve, without
-from semirobust._collision_descent import descend
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_polish import Guess, Polisher
-from semirobust._collision_result import Collisions
-from semirobust._collision_splitting import Splitting, _on_collision, _on_relu
-from semirobust._collision_verify import _branches, _equations, _gram, _inverse_triangle, verify_pair
-from semirobust.collisions import METHODS, enumerate_patterns, find_collisions, linear_collision
+from semirobust.collisions import (
+    METHODS,
+    Collisions,
+    Network,
+    Pattern,
+    enumerate_patterns,
+    find_collisions,
+    linear_collision,
+)
+from semirobust.collisions.solvers import active_set
+from semirobust.collisions.solvers.active_set import Guess, Polisher
+from semirobust.collisions.solvers.admm import ROWS
+from semirobust.collisions.solvers.cone import Cell, solve, without
+from semirobust.collisions.solvers.descent import descend
+from semirobust.collisions.solvers.proof import _branches, _equations, _gram, _inverse_triangle, verify_pair
+from semirobust.collisions.solvers.splitting import Splitting, _on_collision, _on_relu
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -271,7 +278,7 @@ def test_more_units_than_inputs_need_no_cone_program(monkeypatch: pytest.MonkeyP
     """Most patterns have no collision then, and equations that depend on each other."""
     network, u, v = batch(0, [12, 50, 40], 4)
     slow = find_collisions(network.layers, u[:2], v[:2], method="descent")
-    monkeypatch.setattr(_collision_polish, "solve", None)
+    monkeypatch.setattr(active_set, "solve", None)
     fast = admm(network, u, v)
     assert fast.verified.all() and set(fast.status) == {"stopped"}
     assert (fast.epsilon[:2] <= slow.epsilon * (1 + 1e-8)).all()
@@ -299,7 +306,7 @@ def test_a_pair_does_not_depend_on_the_batch(seed: int, widths: list[int]) -> No
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     network, u, v = batch(1, [20, 15, 10], 7)
     whole = admm(network, u, v, starts=2)
-    monkeypatch.setitem(_collision_admm.ROWS, "cpu", 4)  # two pairs at a time
+    monkeypatch.setitem(ROWS, "cpu", 4)  # two pairs at a time
     chunks = admm(network, u, v, starts=2)
     np.testing.assert_allclose(chunks.epsilon, whole.epsilon, rtol=1e-9)
     assert chunks.status == whole.status
@@ -340,7 +347,7 @@ def test_pairs_that_collide_already(weights: list[Any], u: list[float], v: list[
 
 
 def test_pairs_that_the_pivoting_gives_up_go_to_the_cone_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_collision_polish, "_pivot", lambda *_: None)
+    monkeypatch.setattr(active_set, "_pivot", lambda *_: None)
     network, u, v = FIGURE_1
     found = admm(network, u, v)
     assert found.status == ("stopped",) and found.verified.all()
@@ -350,14 +357,14 @@ def test_pairs_that_the_pivoting_gives_up_go_to_the_cone_program(monkeypatch: py
 def test_pairs_without_any_solved_pattern_keep_their_linear_collision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = _collision_polish._pivot
+    real = active_set._pivot
     lost = FIGURE_1[1][0]
 
     def pivot(first: Any, *arguments: Any) -> Any:
         return None if first.base[0] == lost else real(first, *arguments)
 
-    monkeypatch.setattr(_collision_polish, "_pivot", pivot)
-    monkeypatch.setattr(_collision_polish, "solve", lambda *_: without("failed"))
+    monkeypatch.setattr(active_set, "_pivot", pivot)
+    monkeypatch.setattr(active_set, "solve", lambda *_: without("failed"))
     network, u, v = FIGURE_1
     other = np.array([2.0, 4.0])
     found = admm(network, [u, other], [v, v])

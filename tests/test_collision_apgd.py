@@ -15,12 +15,9 @@ from sklearn.datasets import load_digits
 from test_collision_admm import batch
 from test_collision_descent import FIGURE_1, INFLATION, LOCAL, check_exactly, layer, random_case
 
-from semirobust._collision_apgd import _Model, attack, checkpoints
-from semirobust._collision_layers import Network
-from semirobust._collision_newton import clear, meet
-from semirobust._collision_result import Collisions
-from semirobust._collision_verify import verify_pair
-from semirobust.collisions import enumerate_patterns, find_collisions, linear_collision
+from semirobust.collisions import Collisions, Network, enumerate_patterns, find_collisions, linear_collision
+from semirobust.collisions.solvers.apgd import _Model, attack, checkpoints, clear, meet
+from semirobust.collisions.solvers.proof import verify_pair
 
 quick = settings(max_examples=20)
 seeds = st.integers(0, 10_000)

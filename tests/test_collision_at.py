@@ -15,10 +15,9 @@ from test_collision_admm import batch
 from test_collision_descent import FIGURE_1, LOCAL, random_case
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from semirobust import _collision_threads, collisions, extractors
-from semirobust._collision_layers import Network
-from semirobust._collision_polish import Polisher, Start
-from semirobust.collisions import enumerate_patterns, find_collisions, verify_collisions
+from semirobust import extractors
+from semirobust.collisions import Network, enumerate_patterns, find, find_collisions, verify_collisions
+from semirobust.collisions.solvers.active_set import Polisher, Start
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -131,7 +130,7 @@ def test_one_thread_and_as_many_as_before_afterwards(monkeypatch: pytest.MonkeyP
         seen.append(threads())
         return real(*arguments)
 
-    monkeypatch.setattr(collisions, "check_pairs", check)
+    monkeypatch.setattr(find, "check_pairs", check)
     initially = torch.get_num_threads()
     try:
         with threadpool_limits(wanted):
@@ -150,8 +149,8 @@ def test_one_thread_and_as_many_as_before_afterwards(monkeypatch: pytest.MonkeyP
 
 def test_threads_inside_threads() -> None:
     before = threads()
-    with _collision_threads.one_thread():
-        with _collision_threads.one_thread():
+    with find.one_thread():
+        with find.one_thread():
             pass
         assert set(threads()) == {1}
     assert threads() == before

@@ -14,13 +14,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from semirobust import _collision_cone
-from semirobust._collision_cone import Cell, solve
-from semirobust._collision_descent import _flipped, _gains, descend
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_result import Collisions, best_of
-from semirobust._collision_verify import verify_pair
-from semirobust.collisions import enumerate_patterns, find_collisions, linear_collision, verify_collisions
+from semirobust.collisions import (
+    Collisions,
+    Network,
+    Pattern,
+    enumerate_patterns,
+    find_collisions,
+    linear_collision,
+    verify_collisions,
+)
+from semirobust.collisions.result import best_of
+from semirobust.collisions.solvers import cone as cone_module
+from semirobust.collisions.solvers.cone import Cell, solve
+from semirobust.collisions.solvers.descent import _flipped, _gains, descend
+from semirobust.collisions.solvers.proof import verify_pair
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -367,7 +374,7 @@ def test_program_limit() -> None:
 def test_a_failing_pair_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     network, u, v = FIGURE_1
     calls = []
-    real = _collision_cone.clarabel.DefaultSolver
+    real = cone_module.clarabel.DefaultSolver
 
     def failing(*arguments: Any) -> Any:
         calls.append(1)
@@ -375,7 +382,7 @@ def test_a_failing_pair_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch
             raise RuntimeError("numerical trouble")
         return real(*arguments)
 
-    monkeypatch.setattr(_collision_cone.clarabel, "DefaultSolver", failing)
+    monkeypatch.setattr(cone_module.clarabel, "DefaultSolver", failing)
     found = find_collisions(network.layers, [u, u, u], [v, v, v], method="descent")
     assert found.status == ("stopped", "unsolved", "stopped")
     assert found.verified.all()  # the failed pair keeps its linear collision

@@ -12,17 +12,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_collision_descent import TWO_LAYERS, check_exactly, random_case
 
-from semirobust._collision_cone import solve
-from semirobust._collision_descent import descend
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_polish import Polisher
 from semirobust.collisions import (
     METHODS,
+    Network,
+    Pattern,
     enumerate_patterns,
     find_collisions,
     linear_collision,
     verify_collisions,
 )
+from semirobust.collisions.solvers.active_set import Polisher
+from semirobust.collisions.solvers.cone import solve
+from semirobust.collisions.solvers.descent import descend
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)

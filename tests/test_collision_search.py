@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from semirobust import _collision_chunks, collisions, conflict
-from semirobust.collision_search import search
+from semirobust import collisions, conflict
+from semirobust.collisions import pool, search
 
 BUDGETS = [0.25 * i for i in range(10, 29)]
 
@@ -76,7 +76,7 @@ def test_a_linear_layer_needs_no_search(case):
 
 def test_two_processes_give_the_same_bits(case, tmp_path, monkeypatch):
     layers, positive, negative, _ = case
-    monkeypatch.setattr(_collision_chunks, "CHUNK", 16)
+    monkeypatch.setattr(pool, "CHUNK", 16)
     one = search(layers, positive, negative, BUDGETS, starts=1)
     two = search(layers, positive, negative, BUDGETS, starts=1, processes=2, folder=tmp_path)
     np.testing.assert_array_equal(one.epsilon, two.epsilon)
@@ -86,8 +86,8 @@ def test_two_processes_give_the_same_bits(case, tmp_path, monkeypatch):
 
 def test_a_killed_search_goes_on(case, tmp_path, monkeypatch):
     layers, positive, negative, _ = case
-    monkeypatch.setattr(_collision_chunks, "CHUNK", 16)
-    solve, calls = _collision_chunks.Task.solve, []
+    monkeypatch.setattr(pool, "CHUNK", 16)
+    solve, calls = pool.Task.solve, []
 
     def counted(self, pairs):
         calls.append(len(pairs))
@@ -95,18 +95,18 @@ def test_a_killed_search_goes_on(case, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return solve(self, pairs)
 
-    monkeypatch.setattr(_collision_chunks.Task, "solve", counted)
+    monkeypatch.setattr(pool.Task, "solve", counted)
     with pytest.raises(KeyboardInterrupt):
         search(layers, positive, negative, BUDGETS, starts=1, folder=tmp_path)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == 3
     files[0].write_bytes(b"half a file")  # damaged: this one is made again
     resumed = search(layers, positive, negative, BUDGETS, starts=1, folder=tmp_path)
-    monkeypatch.setattr(_collision_chunks.Task, "solve", solve)
+    monkeypatch.setattr(pool.Task, "solve", solve)
     whole = search(layers, positive, negative, BUDGETS, starts=1)
     np.testing.assert_array_equal(resumed.epsilon, whole.epsilon)
     before = len(calls)
-    monkeypatch.setattr(_collision_chunks.Task, "solve", counted)
+    monkeypatch.setattr(pool.Task, "solve", counted)
     again = search(layers, positive, negative, BUDGETS, starts=1, folder=tmp_path)
     assert len(calls) == before  # all on disk now
     np.testing.assert_array_equal(again.epsilon, whole.epsilon)
@@ -115,11 +115,12 @@ def test_a_killed_search_goes_on(case, tmp_path, monkeypatch):
 
 
 def test_the_audit_counts_what_the_guess_lost(case, monkeypatch):
-    from semirobust import collision_search
+    from semirobust.collisions import pairs as pairs_module
+    from semirobust.collisions.pairs import _State
 
     layers, positive, negative, whole = case
-    monkeypatch.setattr(collision_search, "SIGMAS", -200.0)  # it gives up on every pair at once
-    monkeypatch.setattr(collision_search._State, "first", lambda self, _: np.eye(*self.before.shape) > 0)
+    monkeypatch.setattr(pairs_module, "SIGMAS", -200.0)  # it gives up on every pair at once
+    monkeypatch.setattr(_State, "first", lambda self, _: np.eye(*self.before.shape) > 0)
     found = search(layers, positive, negative, BUDGETS, starts=1)
     assert found.audit.excluded > found.audit.searched == 256
     assert found.audit.missed > 0
@@ -143,7 +144,7 @@ def test_bad_input_stops_before_any_work(case, changes, message, monkeypatch):
     layers, positive, negative, whole = case
     named = {"case": whole, "moved": positive + 100}
     changes = {key: named[value] if isinstance(value, str) else value for key, value in changes.items()}
-    monkeypatch.setattr(_collision_chunks.Task, "solve", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(pool.Task, "solve", lambda *_: pytest.fail("work began"))
     arguments = {"layers": layers, "positive": positive, "negative": negative, "budgets": BUDGETS} | changes
     with pytest.raises(ValueError, match=message):
         search(**arguments)

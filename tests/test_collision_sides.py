@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 from test_collision_admm import batch
 from test_collision_descent import FIGURE_1, check_exactly, random_case
 
-from semirobust import _collision_admm, _collision_descent, _collision_polish, _collision_proof
-from semirobust._collision_descent import descend
-from semirobust._collision_layers import Network
-from semirobust._collision_polish import Polisher
-from semirobust._collision_proof import prove, prove_given
-from semirobust._collision_side import Side
-from semirobust._collision_system import Equations
-from semirobust._collision_verify import verify_pair
-from semirobust.collisions import find_collisions, verify_collisions
+from semirobust.collisions import Network, find_collisions, verify_collisions
+from semirobust.collisions.solvers import active_set, admm, batched_proof, descent
+from semirobust.collisions.solvers.active_set import Polisher
+from semirobust.collisions.solvers.batched_proof import prove, prove_given
+from semirobust.collisions.solvers.descent import descend
+from semirobust.collisions.solvers.equations import Equations, Side
+from semirobust.collisions.solvers.proof import verify_pair
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -150,7 +148,7 @@ def test_regular_pairs_need_no_single_proof(monkeypatch: pytest.MonkeyPatch, rec
     network, u, v = batch(0, [30, 20, 15], 6)
     network = Network.of(network.layers, rectified)
     found = find_collisions(network, u, v, rectified=rectified)
-    monkeypatch.setattr(_collision_proof, "verify_pair", None)
+    monkeypatch.setattr(batched_proof, "verify_pair", None)
     again = prove(network, u, v, found.u, found.v)
     assert all(point.verified for point in again)
     np.testing.assert_allclose([point.epsilon for point in again], found.epsilon, rtol=1e-9)
@@ -184,12 +182,12 @@ def test_collisions_of_the_first_layers_are_proved_there() -> None:
 
 def test_larger_networks_solve_no_cone_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where nothing is found, or proved: the linear collision is left."""
-    for module in (_collision_polish, _collision_descent):
+    for module in (active_set, descent):
         monkeypatch.setattr(module, "solve", None)
     network, u, v = batch(0, [30, 50, 40], 3)
     good = find_collisions(network.layers, u, v)
     assert good.verified.all() and good.iterations.tolist() == [240] * 3
-    monkeypatch.setattr(_collision_polish, "_pivot", lambda *_: None)
+    monkeypatch.setattr(active_set, "_pivot", lambda *_: None)
     bad = find_collisions(network.layers, u, v)
     assert bad.status == ("unsolved",) * 3 and bad.verified.all()
     assert bad.iterations.tolist() == [240 + 240 + 2 * 480] * 3
@@ -197,13 +195,13 @@ def test_larger_networks_solve_no_cone_program(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_pairs_without_a_candidate_are_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, seen = _collision_polish._pivot, []
+    real, seen = active_set._pivot, []
 
     def pivot(first: Any, *arguments: Any) -> Any:
         seen.append(first.base[0])
         return None if len(seen) == 1 else real(first, *arguments)
 
-    monkeypatch.setattr(_collision_polish, "_pivot", pivot)
+    monkeypatch.setattr(active_set, "_pivot", pivot)
     network, u, v = batch(0, [30, 50, 40], 3)
     found = find_collisions(network.layers, u, v)
     assert found.iterations.tolist() == [480, 240, 240] and set(found.status) == {"stopped"}
@@ -247,6 +245,6 @@ def test_the_search_on_a_gpu_finds_as_much(widths: list[int]) -> None:
 def test_networks_are_prepared_once() -> None:
     network, u, v = batch(0, [20, 70], 2)
     find_collisions(network, u, v)
-    before = _collision_admm._splitting.cache_info().misses
+    before = admm._splitting.cache_info().misses
     find_collisions(network, u, v)
-    assert _collision_admm._splitting.cache_info().misses == before
+    assert admm._splitting.cache_info().misses == before

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from semirobust import collisions
-from semirobust._collision_cone import solve
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_linear import distances, space_of
-from semirobust._collision_operator import operator_row_space
 from semirobust.collisions import (
+    Network,
+    Pattern,
     enumerate_patterns,
     find_collisions,
     graph,
     linear_collision,
     linear_distances,
 )
+from semirobust.collisions.linear import distances, operator_row_space, space_of
+from semirobust.collisions.solvers.cone import solve
 from semirobust.extractors import ConvOperator, unit_scale
 
 quick = settings(max_examples=25)

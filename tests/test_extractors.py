@@ -16,9 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import data, extractors, models
-from semirobust._collision_layers import Network
-from semirobust._collision_result import Collisions
-from semirobust.collisions import enumerate_patterns, find_collisions, linear_collision
+from semirobust.collisions import Collisions, Network, enumerate_patterns, find_collisions, linear_collision
 from semirobust.extractors import ConvOperator, as_chain, as_layers, weights
 
 quick = settings(max_examples=30)

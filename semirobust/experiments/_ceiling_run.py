@@ -12,8 +12,8 @@ from torch import nn
 
 from semirobust import _probe, l2_readouts
 from semirobust._probe import clip
+from semirobust.collisions import Transfer
 from semirobust.l2_readouts import Readout
-from semirobust.transfer import Transfer
 
 if TYPE_CHECKING:
     from semirobust.experiments.ceiling import CeilingConfig

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from semirobust import extractors, l2_readouts, paths, runs, transfer
+from semirobust import collisions, extractors, l2_readouts, paths, runs
 from semirobust.experiments import _ceiling_run, feature_bounds, second_paper
 from semirobust.experiments._ceiling_run import Points, Scene
 from semirobust.experiments.feature_bounds import LAYERS, NAMES, BoundsConfig
@@ -108,11 +108,11 @@ def run_network(config: CeilingConfig, *, say: Say = lambda line: None) -> dict[
     points, others = Points.of(positive, negative), Points.of(*other_images(config))
     label = f"{config.network.label} on {config.network.dataset}"
     found: dict[str, Any] = {}
-    known: transfer.Transfer | None = None
+    known: collisions.Transfer | None = None
     for name, (depth, rectified) in LAYERS.items():
         started = time.perf_counter()
         if known is None or name in SEARCHED:
-            known = transfer.find_transfer(
+            known = collisions.find_transfer(
                 layers[:depth] or [(np.eye(positive.shape[1]), np.zeros(positive.shape[1]))],
                 positive, negative, config.budgets, rectified=rectified, known=known,
                 rounds=config.effort.rounds, seed=config.seed,

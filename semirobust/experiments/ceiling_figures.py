@@ -17,7 +17,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from semirobust import figures, runs, transfer
+from semirobust import collisions, figures, runs
 from semirobust.experiments import feature_bounds
 from semirobust.experiments.bound_figures import BUDGET, training_name, training_of
 from semirobust.experiments.ceiling import CeilingConfig, run_config, stored
@@ -84,7 +84,7 @@ class Network:
         known = [(self.record, {name: np.asarray(row["ceiling"], float) for name, row in rows})]
         if self.bounds is not None:
             rows = self.bounds.metrics["layers"].items()
-            known.append((self.bounds, {name: transfer.ceiling(row["zero_one"]) for name, row in rows}))
+            known.append((self.bounds, {name: collisions.ceiling(row["zero_one"]) for name, row in rows}))
         grid = np.unique(np.concatenate([[0.0], *(source.config["budgets"] for source, _ in known)]))
         lowest, found = np.ones(len(grid)), {}
         for name in ORDER:

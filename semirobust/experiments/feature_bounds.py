@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import collision_search, conflict, extractors, paths, runs
-from semirobust.collision_search import Search
-from semirobust.collisions import linear_distances
+from semirobust import collisions, conflict, extractors, paths, runs
+from semirobust.collisions import Search, linear_distances
 from semirobust.experiments import second_paper
 from semirobust.experiments.second_paper import ExtractorConfig
 from semirobust.extractors import Array
@@ -192,7 +191,7 @@ def _layer(
         curve = conflict.curve(epsilon, config.budgets, say=say)
         row = curve.record() | {"pairs": epsilon.size, "searched": 0, "audit": None}
     else:
-        search = collision_search.search(
+        search = collisions.search(
             extractors.as_layers(model, shape, depth=depth),
             positive,
             negative,

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import collision_search, data, extractors, models, runs, training
+from semirobust import collisions, data, extractors, models, runs, training
 from semirobust.experiments import networks, second_paper
 from semirobust.extractors import Array, Chain
 from semirobust.training import TrainConfig
@@ -191,11 +191,11 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
     units of its chain, and the ranks of its Jacobian at all points (median)."""
     model, meta = trained(config.network, say=say)
     positive, negative = points(config)
-    search: collision_search.Search | None = None
+    search: collisions.Search | None = None
     found: dict[str, Any] = {}
     for layer in config.layers:
         started, part = time.perf_counter(), chain(model, layer)
-        search = collision_search.search(
+        search = collisions.search(
             part.layers,
             positive,
             negative,

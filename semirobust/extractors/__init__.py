@@ -21,10 +21,11 @@ from semirobust.extractors.arrays import (
     numerical_rank,
     unit_scale,
 )
-from semirobust.extractors.convolution import ConvOperator
+from semirobust.extractors.convolution import CHUNK, ConvOperator
 from semirobust.extractors.weights import LARGEST, Chain, Layer, as_chain, as_layers
 
 __all__ = [
+    "CHUNK",
     "LARGEST",
     "UNIT",
     "Array",

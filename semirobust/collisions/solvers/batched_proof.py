@@ -18,14 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotrs, dtrtri
 
-from semirobust._collision_layers import Network
-from semirobust._collision_result import Collisions, Point, budget, collect
-from semirobust._collision_side import Side
-from semirobust._collision_system import Equations
-from semirobust._collision_verify import HOLD, verify_pair
+from semirobust.collisions.network import Network
+from semirobust.collisions.result import Collisions, Point, budget, collect
+from semirobust.collisions.solvers.equations import Equations, Side
+from semirobust.collisions.solvers.proof import HOLD, verify_pair
 from semirobust.extractors import UNIT, Array
-
-__all__ = ["prove", "prove_given"]
 
 BLOCK = 64  # pairs at a time
 AGREE = 1e-9  # features that differ by so much of the largest are equal but for rounding

@@ -24,11 +24,9 @@ import clarabel
 import numpy as np
 from scipy import sparse
 
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_system import Equations
+from semirobust.collisions.network import Network, Pattern
+from semirobust.collisions.solvers.equations import Equations
 from semirobust.extractors import Array, numerical_rank
-
-__all__ = ["TOLERANCE", "Cell", "Program", "program", "solve", "without"]
 
 TOLERANCE = 1e-9  # of the solver: duality gap and feasibility
 CONSISTENT = 1e-6  # equalities that miss a solution by more make the pattern infeasible

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from semirobust import collisions, runs
-from semirobust._collision_layers import Network
+from semirobust import runs
+from semirobust.collisions import find
+from semirobust.collisions.network import Network
 from semirobust.extractors import Array
-
-__all__ = ["CHUNK", "Task", "solver"]
 
 CHUNK = 128  # pairs
 REPORTED = 16  # chunks between two lines
@@ -60,10 +59,10 @@ class Task:
         u, v = self.positive[pairs[:, 0]], self.negative[pairs[:, 1]]
         at = None
         if len(self.network.layers) > 1:
-            before = collisions.find_collisions(self.network.prefixes[-1], u, v, **self.options)
+            before = find.find_collisions(self.network.prefixes[-1], u, v, **self.options)
             at = (before.u, before.v)
         rectified = self.network.rectified
-        found = collisions.find_collisions(self.network, u, v, rectified=rectified, at=at, **self.options)
+        found = find.find_collisions(self.network, u, v, rectified=rectified, at=at, **self.options)
         return np.where(found.verified, found.epsilon, np.inf)
 
 

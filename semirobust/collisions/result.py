@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semirobust._collision_layers import Network
+from semirobust.collisions.network import Network
 from semirobust.extractors import UNIT, Array
-
-__all__ = ["Collisions", "Known", "Point", "best_of", "budget", "collect"]
 
 
 @dataclass(frozen=True, eq=False)

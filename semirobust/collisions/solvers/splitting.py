@@ -22,11 +22,9 @@ import numpy as np
 import torch
 from torch.nn.functional import leaky_relu
 
-from semirobust._collision_layers import Network
-from semirobust._collision_polish import Guess, Start
+from semirobust.collisions.network import Network
+from semirobust.collisions.solvers.active_set import Guess, Start
 from semirobust.extractors import Array
-
-__all__ = ["ITERATIONS", "Splitting"]
 
 DTYPE = torch.float32
 # With one layer, with more:

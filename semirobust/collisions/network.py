@@ -16,24 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from semirobust.extractors import Array, as_float64
-
-__all__ = [
-    "Array",
-    "Gates",
-    "Layer",
-    "Network",
-    "Pattern",
-    "RowSpace",
-    "as_float64",
-    "check_pairs",
-    "check_width",
-    "row_space",
-]
+from semirobust.extractors import UNIT, Array, as_float64, extremes, numerical_rank, unit_scale
 
 Gates: TypeAlias = tuple[npt.NDArray[np.bool_], ...]  # one array [n_i] for each layer: the unit is open
-
-UNIT = 2.0**-53  # unit roundoff of float64
 
 
 class Layer(NamedTuple):
@@ -71,25 +56,6 @@ def row_space(weight: Array) -> RowSpace:
     _, sigma, rows = np.linalg.svd(weight * unit_scale(weight)[:, None], full_matrices=False)
     rank = numerical_rank(sigma, weight.shape)
     return RowSpace(rows[:rank].T.copy(), *extremes(sigma, rank))
-
-
-def unit_scale(rows: Array) -> Array:
-    """Powers of two [m] that bring the largest entry of each row [m, d] into [1/2, 1), without rounding.
-
-    A row that is far smaller than the others would else pass for a rounding error of them.
-    """
-    exponents = np.frexp(np.abs(rows).max(axis=1))[1]
-    return np.ldexp(1.0, np.clip(-exponents, -1000, 1000))
-
-
-def numerical_rank(sigma: Array, shape: tuple[int, ...]) -> int:
-    """The number of singular values (largest first) that are not a rounding error of zero."""
-    return int((sigma > max(shape) * 2 * UNIT * sigma[0]).sum()) if sigma.size else 0
-
-
-def extremes(sigma: Array, rank: int) -> tuple[float, float]:
-    """The largest singular value, and the smallest that is not zero."""
-    return (float(sigma[0]), float(sigma[rank - 1])) if rank else (0.0, np.inf)
 
 
 @dataclass(frozen=True, eq=False)

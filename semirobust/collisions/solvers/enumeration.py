@@ -14,12 +14,10 @@ import clarabel
 import numpy as np
 from scipy import sparse
 
-from semirobust._collision_cone import Cell, settings, solve
-from semirobust._collision_descent import Descent
-from semirobust._collision_layers import Gates, Network, Pattern
+from semirobust.collisions.network import Gates, Network, Pattern
+from semirobust.collisions.solvers.cone import Cell, settings, solve
+from semirobust.collisions.solvers.descent import Descent
 from semirobust.extractors import Array
-
-__all__ = ["LARGEST", "enumerate_pair"]
 
 LARGEST = 10  # units of a layer
 SLACK = 1e-7  # relative: solver errors must not prune the optimum

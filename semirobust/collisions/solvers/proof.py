@@ -42,11 +42,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg.lapack import dtrtri
 
-from semirobust._collision_layers import Gates, Network, gates_equal
-from semirobust._collision_result import Point, budget
+from semirobust.collisions.network import Gates, Network, gates_equal
+from semirobust.collisions.result import Point, budget
 from semirobust.extractors import UNIT, Array, extremes, numerical_rank
-
-__all__ = ["HOLD", "verify_pair"]
 
 HOLD = 1e-7  # pre-activations up to this are held at zero, where the plain lemma does not apply
 KINK = 1e-12  # of the largest pre-activation of a layer: zero but for rounding

@@ -16,16 +16,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from semirobust._collision_descent import MARGIN, Descent, descend, joined, proved
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_polish import Polisher, Start
-from semirobust._collision_proof import prove
-from semirobust._collision_result import Collisions, Known, Point, collect
-from semirobust._collision_splitting import ITERATIONS, Splitting
-from semirobust._collision_verify import verify_pair
+from semirobust.collisions.network import Network, Pattern
+from semirobust.collisions.result import Collisions, Known, Point, collect
+from semirobust.collisions.solvers.active_set import Polisher, Start
+from semirobust.collisions.solvers.batched_proof import prove
+from semirobust.collisions.solvers.descent import MARGIN, Descent, descend, joined, proved
+from semirobust.collisions.solvers.proof import verify_pair
+from semirobust.collisions.solvers.splitting import ITERATIONS, Splitting
 from semirobust.extractors import Array, check_whole
-
-__all__ = ["admm"]
 
 ROWS = {"cpu": 128, "cuda": 1024}  # pairs times starts at a time: on a CPU their state stays in its cache
 SMALL = 64  # networks of at most so many units are small

@@ -31,14 +31,12 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from semirobust._collision_cone import Cell, solve
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_polish import Start
-from semirobust._collision_result import Collisions, Known, Point, collect
-from semirobust._collision_verify import verify_pair
+from semirobust.collisions.network import Network, Pattern
+from semirobust.collisions.result import Collisions, Known, Point, collect
+from semirobust.collisions.solvers.active_set import Start
+from semirobust.collisions.solvers.cone import Cell, solve
+from semirobust.collisions.solvers.proof import verify_pair
 from semirobust.extractors import Array, check_whole
-
-__all__ = ["MARGIN", "Descent", "Rule", "descend", "descent", "joined", "proved"]
 
 Rule: TypeAlias = Literal["repaired", "quick", "printed"]
 Solver: TypeAlias = Callable[[Network, Array, Array, Pattern], Cell]

@@ -23,13 +23,11 @@ from typing import Any
 import numpy as np
 
 from semirobust import conflict
-from semirobust._collision_chunks import Task, solver
-from semirobust._collision_layers import Network
-from semirobust.collisions import linear_distances
+from semirobust.collisions.find import linear_distances
+from semirobust.collisions.network import Network
+from semirobust.collisions.pool import Task, solver
 from semirobust.conflict import Curve, violated
 from semirobust.extractors import Array, as_float64, check_whole, check_width
-
-__all__ = ["Audit", "Search", "search"]
 
 SIGMAS = 2.0
 FIRST = 2  # nearest pairs of each point to begin with, and as many random ones

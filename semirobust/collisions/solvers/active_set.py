@@ -20,13 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from semirobust._collision_cone import Cell, solve, without
-from semirobust._collision_layers import Network, Pattern
-from semirobust._collision_side import Side
-from semirobust._collision_system import Equations
+from semirobust.collisions.network import Network, Pattern
+from semirobust.collisions.solvers.cone import Cell, solve, without
+from semirobust.collisions.solvers.equations import Equations, Side
 from semirobust.extractors import Array
-
-__all__ = ["Guess", "Polisher", "Start"]
 
 ROUNDS = 40  # systems for one pattern
 PATIENCE = 4  # rounds without fewer wrong units before they change one at a time

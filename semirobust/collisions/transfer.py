@@ -27,13 +27,11 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from semirobust import conflict
-from semirobust._collision_layers import Network
-from semirobust._collision_result import Collisions
-from semirobust.collisions import find_collisions, linear_distances
+from semirobust.collisions.find import find_collisions, linear_distances
+from semirobust.collisions.network import Network
+from semirobust.collisions.result import Collisions
 from semirobust.conflict import ConflictGraph
 from semirobust.extractors import as_float64, check_whole, check_width
-
-__all__ = ["Transfer", "ceiling", "find_transfer"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
