@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-from semirobust import _readout_features, layers, linear_readout, models
+from semirobust import layers, models, readouts
+from semirobust.readouts import algorithm_2
 
 LAYERS, WAYS = 17, ("semirobust", "dense")
 
@@ -43,11 +44,11 @@ def fit(way: str, n: int, width: int) -> tuple[torch.Tensor, float, float]:
     with torch.no_grad():
         model.train()(images[:128])
     model.eval()
-    source = _readout_features.Activations(model, layers.weight_layers(model)[:LAYERS], images)
-    goal = linear_readout.targets(model, images, torch.zeros(n, dtype=torch.int64), batch_size=128)
+    source = readouts.Activations(model, layers.weight_layers(model)[:LAYERS], images)
+    goal = algorithm_2.targets(model, images, torch.zeros(n, dtype=torch.int64), batch_size=128)
     before, began = peak(), time.perf_counter()
     if way == "semirobust":
-        weight = linear_readout.least_squares(source, goal).weight
+        weight = algorithm_2.least_squares(source, goal).weight
     else:
         features = torch.empty(n, sum(source.widths), dtype=torch.float64)
         for at, block in source.rows(128):

@@ -29,7 +29,7 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import _probe, correlation, figures, paths
+from semirobust import figures, paths, readouts
 from semirobust.experiments import networks
 from semirobust.layers import weight_layers
 from semirobust.theory import FiniteModel
@@ -179,7 +179,7 @@ robust, _ = networks.trained(pair.robust)
 train, test = networks.training_images(pair.robust).subset(range(500)), networks.test_images(pair.robust, 150)
 eps, names = pair.attack.eps, weight_layers(robust)
 probes = [
-    correlation.train_probe(
+    readouts.train_probe(
         robust, names[i], train.images, train.labels, eps=eps, step=eps / 2, steps=3, epochs=3
     )
     for i in (0, 4, 9, 13, 17)
@@ -187,10 +187,8 @@ probes = [
 
 # %% tags=["nbval-ignore-output"]
 attack = {"eps": eps, "step": pair.attack.step, "steps": 10}
-alone = [
-    correlation.attacked_margins(probe, test.images, test.labels, **attack)[1].double() for probe in probes
-]
-_, summed = correlation.attacked_margins(_probe.Sum(probes), test.images, test.labels, **attack)
+alone = [readouts.attacked_margins(probe, test.images, test.labels, **attack)[1].double() for probe in probes]
+_, summed = readouts.attacked_margins(readouts.Sum(probes), test.images, test.labels, **attack)
 terms, whole = [float(values.mean()) for values in alone], float(summed.double().mean())
 for probe, value in zip(probes, terms, strict=True):
     print(f"{probe.layer:16s} attacked mean margin {value:6.2f}")

@@ -27,17 +27,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from semirobust import (
-    _readout_features,
-    _readout_leak,
-    _readout_solve,
-    attacks,
-    figures,
-    layers,
-    linear_readout,
-    paths,
-)
+from semirobust import attacks, figures, layers, paths, readouts
 from semirobust.experiments import networks, table_2
+from semirobust.readouts import algorithm_2, solve
 
 figures.use_style()
 paths.check_profile(profile)
@@ -58,10 +50,10 @@ plan = table_2.plans(profile)[0]
 # the target itself, plus what the other batches have to say. Two images, two batches of one, by hand:
 
 # %%
-source = _readout_features.Matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+source = readouts.Matrix(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
 goal = torch.tensor([[1.0], [4.0]])
-averaged = linear_readout.algorithm_2(source, goal, batch_size=1)
-solved = linear_readout.least_squares(source, goal)
+averaged = algorithm_2.algorithm_2(source, goal, batch_size=1)
+solved = algorithm_2.least_squares(source, goal)
 print("lambda_1 = (1, 0), lambda_2 = (0, 2), mean:", averaged.weight[:, 0].tolist())
 print("one solve over both images:", [round(value, 12) for value in solved.weight[:, 0].tolist()])
 
@@ -70,11 +62,11 @@ print("one solve over both images:", [round(value, 12) for value in solved.weigh
 
 # %%
 generator = torch.Generator().manual_seed(0)
-random = _readout_features.Matrix(torch.randn(60, 200, generator=generator, dtype=torch.float64))
+random = readouts.Matrix(torch.randn(60, 200, generator=generator, dtype=torch.float64))
 coins = torch.randint(2, (60, 1), generator=generator) * 2.0 - 1
-fit = linear_readout.algorithm_2(random, coins, batch_size=20)
-(gram,) = _readout_solve.grams(random)
-others = _readout_solve.out_of_batch(gram, fit.solution, coins.double(), 20)
+fit = algorithm_2.algorithm_2(random, coins, batch_size=20)
+(gram,) = solve.grams(random)
+others = solve.out_of_batch(gram, fit.solution, coins.double(), 20)
 identity = (random.matrix @ fit.weight - (coins + 2 * others) / 3).abs().max()
 print(f"K = 3: largest difference from (Y_k + 2 x others) / 3 is below 1e-12: {bool(identity < 1e-12)}")
 
@@ -92,10 +84,10 @@ print(f"K = 3: largest difference from (Y_k + 2 x others) / 3 is below 1e-12: {b
 
 # %%
 settings = [(400, 20, 10), (2000, 100, 10), (1000, 100, 20), (600, 100, 2), (400, 200, 2), (120, 50, 6)]
-simulated = [_readout_leak.simulate_leak(d, b, k, runs=6 if d > 600 else 30) for d, b, k in settings]
+simulated = [readouts.simulate_leak(d, b, k, runs=6 if d > 600 else 30) for d, b, k in settings]
 print("    d    B   K   law      simulated           held out")
 for (d, b, k), found in zip(settings, simulated, strict=True):
-    law = _readout_leak.leak_accuracy(d, b, k)
+    law = readouts.leak_accuracy(d, b, k)
     print(
         f"{d:5d}  {b:3d}  {k:2d}  {law:.4f}   {found.mean:.3f} +- {found.standard_error:.3f}"
         f"    {found.held_out.mean():.2f}"
@@ -108,7 +100,7 @@ def figure_law():
     fig, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     spare = np.array([(d - b - 1) / ((k - 1) * b) for d, b, k in settings])
     ratio = np.geomspace(0.2, 8, 200)
-    curve = [100 * _readout_leak.leak_accuracy(round(1000 * r) + 1001, 1000, 2) for r in ratio]
+    curve = [100 * readouts.leak_accuracy(round(1000 * r) + 1001, 1000, 2) for r in ratio]
     axis.plot(ratio, curve, color=figures.COLORS["robust"], label="law, on the data fitted")
     for name, colour, label in (
         ("in_sample", "attacked", "simulated, on the data fitted"),
@@ -127,7 +119,7 @@ def figure_law():
 
 # %% tags=["nbval-ignore-output"]
 numbers = [
-    {"d": d, "B": b, "K": k, "law": _readout_leak.leak_accuracy(d, b, k), "simulated": found.mean}
+    {"d": d, "B": b, "K": k, "law": readouts.leak_accuracy(d, b, k), "simulated": found.mean}
     for (d, b, k), found in zip(settings, simulated, strict=True)
 ]
 fig = figure_law()
@@ -152,11 +144,11 @@ test = networks.test_images(plan.network, 2 * n)
 budget = {"eps": attack.eps, "step": attack.step, "steps": attack.steps}
 attacked = attacks.perturb(net, test.images, test.labels, "pgd", **budget)
 names = layers.weight_layers(net)[:17]
-fitted = _readout_features.Activations(net, names, attacked[:n])
-new = _readout_features.Activations(net, names, attacked[n:])
-(gram,) = _readout_solve.grams(fitted)
+fitted = readouts.Activations(net, names, attacked[:n])
+new = readouts.Activations(net, names, attacked[n:])
+(gram,) = solve.grams(fitted)
 goals = {
-    kind: linear_readout.targets(net, attacked[:n], test.labels[:n], kind) for kind in ("outputs", "labels")
+    kind: algorithm_2.targets(net, attacked[:n], test.labels[:n], kind) for kind in ("outputs", "labels")
 }
 print(f"{plan.network.label} on {plan.network.dataset}: n = {n} images, d = {sum(fitted.widths):,} features")
 
@@ -170,8 +162,8 @@ features_new = torch.cat([block for _, block in new.rows(64)]).double()  # small
 sweep = []
 for kind, goal in goals.items():
     for batch in (10, 25, 50, 125):
-        fit = linear_readout.algorithm_2(fitted, goal, batch_size=batch)
-        others = _readout_solve.out_of_batch(gram, fit.solution, goal, batch)
+        fit = algorithm_2.algorithm_2(fitted, goal, batch_size=batch)
+        others = solve.out_of_batch(gram, fit.solution, goal, batch)
         scores = {
             "fitted": accuracy(gram @ fit.solution.coefficients, test.labels[:n]),
             "out_of_batch": accuracy(others, test.labels[:n]),
@@ -217,9 +209,9 @@ plt.show()
 # logits, so the same attack can be made for it. Accuracy under attack is an upper bound on robust accuracy.
 
 # %% tags=["nbval-ignore-output"]
-sources = {"algorithm_2": linear_readout.algorithm_2(fitted, goals["outputs"], batch_size=25)}
-sources["least_squares"] = linear_readout.least_squares(fitted, goals["outputs"])
-sources["ridge"] = linear_readout.ridge(fitted, goals["outputs"], validation=torch.arange(n) % 5 == 4)
+sources = {"algorithm_2": algorithm_2.algorithm_2(fitted, goals["outputs"], batch_size=25)}
+sources["least_squares"] = algorithm_2.least_squares(fitted, goals["outputs"])
+sources["ridge"] = algorithm_2.ridge(fitted, goals["outputs"], validation=torch.arange(n) % 5 == 4)
 subject = test.images[n:], test.labels[n:]
 own = attacks.evaluate(net, *subject, "pgd", **budget)
 accuracies = {}
@@ -247,7 +239,7 @@ for name, fit in sources.items():
 exact = features_new @ sources["least_squares"].weight
 rows = {"exact": accuracy(exact, subject[1])}
 for m in (500, 1000, 2000, 4000):
-    rough = features_new @ linear_readout.sketched(fitted, goals["outputs"], size=m).weight
+    rough = features_new @ algorithm_2.sketched(fitted, goals["outputs"], size=m).weight
     rows[m] = accuracy(rough, subject[1])
     error = float((rough - exact).norm() / exact.norm())
     print(f"m = {m:4d}: outputs differ by {100 * error:.0f} % of their norm, accuracy {100 * rows[m]:.1f} %")
@@ -270,7 +262,7 @@ for width, d in ((16, 47_104), (64, 188_416)):
 # %%
 images, batch, wanted = 1000, 100, 0.90
 needed = next(
-    d for d in range(batch + 2, 10**6) if _readout_leak.leak_accuracy(d, batch, images // batch) >= wanted
+    d for d in range(batch + 2, 10**6) if readouts.leak_accuracy(d, batch, images // batch) >= wanted
 )
 print(
     f"{needed} features of pure noise score {100 * wanted:.0f} % on the {images} images they were fitted on"
@@ -283,10 +275,10 @@ print(
 assert identity < 1e-12
 print("F_k lambda = (Y_k + sum over other batches) / K within 1e-12: ok")
 for (d, b, k), found in zip(settings, simulated, strict=True):
-    assert abs(found.mean - _readout_leak.leak_accuracy(d, b, k)) <= 3 * found.standard_error
+    assert abs(found.mean - readouts.leak_accuracy(d, b, k)) <= 3 * found.standard_error
     assert abs(found.held_out.mean() - 0.5) < 0.03
 print("noise scores what the law says within three standard errors, and chance on new data: ok")
-assert _readout_leak.leak_accuracy(188_416, 500, 20) > 0.999
+assert readouts.leak_accuracy(188_416, 500, 20) > 0.999
 print("at the printed scale noise would score above 99.9 %: ok")
 labels_25 = next(row for row in sweep if row["targets"] == "labels" and row["batch"] == 25)
 assert labels_25["fitted"] > labels_25["out_of_batch"] + 0.03

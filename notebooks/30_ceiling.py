@@ -30,8 +30,9 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from semirobust import _probe, collisions, extractors, figures, l2_readouts, runs
+from semirobust import collisions, extractors, figures, runs
 from semirobust.experiments import bound_figures, ceiling, ceiling_figures, feature_bounds, second_paper
+from semirobust.readouts import clip, l2
 from semirobust.theory import instances
 
 figures.use_style()
@@ -262,10 +263,10 @@ plan = ceiling.plan("quick", "digits", "fcnn-benign")
 layers = extractors.as_layers(second_paper.trained(plan.network)[0], (1, 28, 28))
 three, seven = feature_bounds.points(plan.bounds)
 found = collisions.find_transfer(layers[:1], three, seven, [budget])
-own = l2_readouts.own_readout(layers)
+own = l2.own_readout(layers)
 direction = np.random.default_rng(0).standard_normal(len(layers[0][1]))
 readouts = {
-    "the network": lambda x: _probe.clip(own(torch.from_numpy(x))).numpy(),
+    "the network": lambda x: clip(own(torch.from_numpy(x))).numpy(),
     "its hard answers": lambda x: own(torch.from_numpy(x)).sign().numpy(),
     "a random readout": lambda x: np.tanh(np.maximum(x @ layers[0][0].T + layers[0][1], 0) @ direction),
 }

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust.l2_readouts import Readout, stack
+from semirobust.readouts import Readout
+from semirobust.readouts.l2 import stack
 
 SIZES = (4, 6, 5)  # inputs and units of the small networks
 

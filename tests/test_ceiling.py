@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from small_readouts import labelled, network, points, readout_of
 
 from semirobust import collisions, experiments, paths, runs
-from semirobust._probe import clip
 from semirobust.collisions import ceiling, find_transfer
 from semirobust.conflict import ConflictGraph
 from semirobust.experiments import ceiling_figures, feature_bounds, second_paper
 from semirobust.experiments.ceiling import Effort, other_images, run_config, stored
 from semirobust.experiments.ceiling import plan as experiments_plan
 from semirobust.experiments.ceiling import plans as experiments_plans
-from semirobust.l2_readouts import Readout, certified_margins, lowest_margins, stack
+from semirobust.readouts import Readout, clip
+from semirobust.readouts.l2 import certified_margins, lowest_margins, stack
 from semirobust.theory import LADDER, SKEW
 
 # --- the ceiling: exact cases ---

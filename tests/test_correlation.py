@@ -13,10 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from semirobust import _probe, attacks, correlation, data, layers, statistics
-from semirobust._certificate import feature_constant, is_affine, pair_constants
-from semirobust._probe import Probe, best_scale
-from semirobust.correlation import clipped_margins, distillation_gap, robust_correlation, train_probe
+from semirobust import attacks, data, layers, readouts, statistics
+from semirobust.readouts import (
+    Probe,
+    best_scale,
+    clipped_margins,
+    correlation,
+    distillation_gap,
+    robust_correlation,
+    train_probe,
+)
+from semirobust.readouts.certificate import feature_constant, is_affine, pair_constants
 
 
 def linear(weight, bias=None):
@@ -504,7 +511,7 @@ def test_a_sum_of_readouts_keeps_at_least_what_its_terms_keep(seed):
     enumeration."""
     generator = torch.Generator().manual_seed(seed)
     probes = [probe_of_input(torch.randn(3, 2, generator=generator)) for _ in range(3)]
-    together = _probe.Sum(probes)
+    together = readouts.Sum(probes)
     images, labels = (
         torch.rand(12, 2, generator=generator),
         torch.tensor([0, 1, 2]).repeat(4),
@@ -514,7 +521,7 @@ def test_a_sum_of_readouts_keeps_at_least_what_its_terms_keep(seed):
         for f in (*probes, together)
     ]
     assert (worst[-1] >= sum(worst[:-1]) - 1e-5).all()  # (32) with >=
-    clean, found = correlation.attacked_margins(together, images, labels, eps=0.2, steps=20, restarts=8)
+    clean, found = readouts.attacked_margins(together, images, labels, eps=0.2, steps=20, restarts=8)
     assert torch.allclose(clean.double(), raw_margins(together, images, labels), atol=1e-5)
     assert (found.double() >= worst[-1] - 1e-5).all() and (found <= clean + 1e-6).all()
     assert float((found.double() - worst[-1]).mean()) < 0.1  # and the attack comes close
@@ -522,8 +529,8 @@ def test_a_sum_of_readouts_keeps_at_least_what_its_terms_keep(seed):
 
 def test_a_sum_needs_a_probe_and_a_valid_attack():
     with pytest.raises(ValueError, match="no probe"):
-        _probe.Sum([])
+        readouts.Sum([])
     with pytest.raises(ValueError, match="eps"):
-        correlation.attacked_margins(
+        readouts.attacked_margins(
             probe_of_input(torch.eye(2)), torch.rand(2, 2), torch.tensor([0, 1]), eps=-1
         )

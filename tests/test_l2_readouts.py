@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from small_readouts import labelled, network, points, readout_of
 from torch import nn
 
-from semirobust import l2_readouts
-from semirobust._probe import clip
-from semirobust.l2_readouts import (
-    Readout,
-    certified_margins,
-    lowest_margins,
-    own_readout,
-    stack,
-    train_readout,
-)
+from semirobust.readouts import Readout, clip, l2
+from semirobust.readouts.l2 import certified_margins, lowest_margins, own_readout, stack, train_readout
 
 # --- the attack ---
 
@@ -210,4 +202,4 @@ def test_layers_that_do_not_chain_are_refused():
 
 
 def test_names_that_are_exported_are_there():
-    assert all(hasattr(l2_readouts, name) for name in l2_readouts.__all__)
+    assert all(hasattr(l2, name) for name in l2_readouts.__all__)

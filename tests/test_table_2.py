@@ -11,19 +11,11 @@ import pytest
 import torch
 from helpers import use_store
 
-from semirobust import (
-    _readout_features,
-    _readout_leak,
-    attacks,
-    experiments,
-    layers,
-    linear_readout,
-    paths,
-    training,
-)
+from semirobust import attacks, experiments, layers, paths, readouts, training
 from semirobust.experiments import _table_2_run, _verdicts, networks, table_2, tables
 from semirobust.experiments._table_2_run import FITS, READOUTS, Sizes
 from semirobust.experiments.table_2 import ATTACKS
+from semirobust.readouts import algorithm_2
 from semirobust.training import PGD
 
 SIZES = Sizes(60, 20, 10, steps=2, queries=10)
@@ -97,13 +89,13 @@ def test_the_cells_are_those_of_the_public_functions(outcome):
     attacked = attacks.perturb(net, test.images, test.labels, "pgd", eps=0.1, step=0.05, steps=2)
     names = layers.weight_layers(net)[:13]
     for fit, at in (("scored", slice(0, 60)), ("other", slice(60, 120))):
-        source = _readout_features.Activations(net, names, attacked[at])
+        source = readouts.Activations(net, names, attacked[at])
         for readout, (way, kind) in READOUTS.items():
-            goal = linear_readout.targets(net, attacked[at], test.labels[at], kind)
+            goal = algorithm_2.targets(net, attacked[at], test.labels[at], kind)
             if way == "algorithm_2":
-                found = linear_readout.algorithm_2(source, goal, batch_size=10)
+                found = algorithm_2.algorithm_2(source, goal, batch_size=10)
             else:
-                found = linear_readout.ridge(source, goal, validation=torch.arange(60) % 5 == 4)
+                found = algorithm_2.ridge(source, goal, validation=torch.arange(60) % 5 == 4)
             model = found.readout(net)
             with torch.no_grad():
                 right = (model(attacked[:60]).argmax(1) == test.labels[:60]).numpy()
@@ -144,7 +136,7 @@ def test_noise_leaks_what_the_law_says_and_nothing_to_other_images(outcome):
             row = outcome.row(attack, n_fa)
             controls = row["controls"]
             d = row["features"]
-            law = _readout_leak.leak_accuracy(d, 10, 6)
+            law = readouts.leak_accuracy(d, 10, 6)
             assert np.mean(controls["noise"]) > law - 0.15
             spread = np.sqrt(0.25 / (5 * 60))
             assert np.mean(controls["noise_held_out"]) < controls["chance"] + 4 * spread

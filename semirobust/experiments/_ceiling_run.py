@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import _probe, l2_readouts
-from semirobust._probe import clip
 from semirobust.collisions import Transfer
-from semirobust.l2_readouts import Readout
+from semirobust.readouts import Readout, best_scale, clip, l2
 
 if TYPE_CHECKING:
     from semirobust.experiments.ceiling import CeilingConfig
@@ -56,7 +54,7 @@ def trained(scene: Scene, features: nn.Sequential, kind: str) -> Iterator[Readou
     """A readout of ``features`` for each budget, each trained from that of the budget before."""
     effort, readout = scene.config.effort, None
     for budget in scene.config.budgets:
-        readout = l2_readouts.train_readout(
+        readout = l2.train_readout(
             features, scene.others.x, scene.others.y,
             eps=budget, start=readout, hidden=effort.hidden if kind == "mlp" else None,
             epochs=effort.epochs, steps=effort.train_steps, seed=scene.config.seed,
@@ -70,8 +68,8 @@ def rescaled(scene: Scene, own: Readout) -> Iterator[Readout]:
     keep = torch.randperm(len(scene.others.x), generator=generator)[:SCALING]
     x, y = scene.others.x[keep], scene.others.y[keep]
     for budget in scene.config.budgets:
-        lowest, _ = l2_readouts.lowest_margins(own, x, y, eps=budget, restarts=1)
-        yield Readout(own.features, own.head, _probe.best_scale(lowest))
+        lowest, _ = l2.lowest_margins(own, x, y, eps=budget, restarts=1)
+        yield Readout(own.features, own.head, best_scale(lowest))
 
 
 def measured(scene: Scene, readouts: Iterable[Readout]) -> Columns:
@@ -82,14 +80,14 @@ def measured(scene: Scene, readouts: Iterable[Readout]) -> Columns:
     config, points, columns = scene.config, scene.points, Columns()
     for budget, readout in zip(config.budgets, readouts, strict=True):
         found = _at_collisions(scene, _answer(readout), budget)
-        lowest, _ = l2_readouts.lowest_margins(readout, points.x, points.y, eps=budget, **_search(config))
+        lowest, _ = l2.lowest_margins(readout, points.x, points.y, eps=budget, **_search(config))
         found["pgd"] = clip(lowest)
         found["attacked"] = torch.minimum(found["pgd"], found["collisions"])
         if readout.affine or budget <= config.effort.certified:
-            found["certified"] = clip(l2_readouts.certified_margins(readout, points.x, points.y, eps=budget))
+            found["certified"] = clip(l2.certified_margins(readout, points.x, points.y, eps=budget))
         if float(found["pgd"].mean()) > scene.transfer.ceiling(budget):
             attack = _search(config) | LONGER
-            lowest, _ = l2_readouts.lowest_margins(readout, points.x, points.y, eps=budget, **attack)
+            lowest, _ = l2.lowest_margins(readout, points.x, points.y, eps=budget, **attack)
             found["longer"] = torch.minimum(found["pgd"], clip(lowest))
         for name in ("clean", "pgd", "collisions", "attacked", "certified", "longer"):
             mean = float(found[name].mean()) if name in found else None
@@ -114,9 +112,9 @@ def hidden(scene: Scene, own: Readout, last: nn.Sequential) -> dict[str, Columns
 
     for budget in config.budgets:
         attack = {"eps": budget, **_search(config)}
-        _, followed = l2_readouts.lowest_margins(hard, points.x, points.y, objective="value", **attack)
-        _, at = l2_readouts.lowest_margins(own, points.x, points.y, **attack)
-        random = l2_readouts.on_sphere(points.x, budget, seed=config.seed)
+        _, followed = l2.lowest_margins(hard, points.x, points.y, objective="value", **attack)
+        _, at = l2.lowest_margins(own, points.x, points.y, **attack)
+        random = l2.on_sphere(points.x, budget, seed=config.seed)
         for name, answer, blind in (
             ("answers", _answer(hard), followed),
             ("neighbours", neighbours, random),

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import _readout_leak, _readout_solve, attacks, layers, linear_readout
-from semirobust._readout_features import Activations
-from semirobust._readout_solve import Solution
+from semirobust import attacks, layers, readouts
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.layers import outputs
-from semirobust.linear_readout import LinearReadout
+from semirobust.readouts import Activations, LinearReadout, Solution, algorithm_2, solve
 from semirobust.training import PGD
 
 Say = Callable[[str], None]
@@ -120,7 +118,7 @@ def run_readouts(config: ReadoutConfig, *, say: Say = lambda line: None) -> dict
     grams: dict[str, dict[int, torch.Tensor]] = {}
     for fit in FITS:
         source = Activations(subject.net, subject.layers[: sizes[-1]], subject.attacked[subject.part(fit)])
-        grams[fit] = dict(zip(sizes, _readout_solve.grams(source, sizes), strict=True))
+        grams[fit] = dict(zip(sizes, solve.grams(source, sizes), strict=True))
         widths = np.cumsum(source.widths).tolist()
     say(f"{config.attack}: inner products of {widths[-1]:,} features")
     rows = []
@@ -139,7 +137,7 @@ def run_readouts(config: ReadoutConfig, *, say: Say = lambda line: None) -> dict
         "acc_star": {"transfer": star, "adaptive": _adaptive(subject.net, subject, config)},
         "rows": rows,
         "layers": subject.layers,
-        "batches": len(_readout_solve.batches(n, config.sizes.batch, subject.outputs.shape[1])),
+        "batches": len(solve.batches(n, config.sizes.batch, subject.outputs.shape[1])),
     }
 
 
@@ -157,16 +155,16 @@ def run_stopping(config: StoppingConfig, *, say: Say = lambda line: None) -> dic
         stopped = attacks.evaluate(subject.net, subject.clean, subject.labels, "pgd", **as_row.effort).x_adv
     found = {}
     for rule, attacked in (("all_steps", subject.attacked), ("first_success", stopped)):
-        outputs = linear_readout.targets(subject.net, attacked, subject.labels)
+        outputs = algorithm_2.targets(subject.net, attacked, subject.labels)
         predicted = {"star": outputs[:n]}
         for fit in FITS:
             part = subject.part(fit)
             source = Activations(subject.net, subject.layers[: config.n_fa], attacked[part])
-            fitted = linear_readout.algorithm_2(source, outputs[part], batch_size=config.batch)
+            fitted = algorithm_2.algorithm_2(source, outputs[part], batch_size=config.batch)
             predicted[fit] = _logits(fitted.readout(subject.net), attacked[:n])
             if fit == "scored":
-                (gram,) = _readout_solve.grams(source)
-                others = _readout_solve.out_of_batch(gram, fitted.solution, outputs[part], config.batch)
+                (gram,) = solve.grams(source)
+                others = solve.out_of_batch(gram, fitted.solution, outputs[part], config.batch)
                 predicted["out_of_batch"] = others
         labels = subject.labels[:n]
         found[rule] = {name: summary(logits.argmax(1) == labels) for name, logits in predicted.items()}
@@ -190,7 +188,7 @@ def _subject(config: ReadoutConfig, say: Say) -> _Subject:
             )  # see ``_adaptive`` of the network
             attacked = attacks.perturb(net, clean, labels, config.attack, **config.effort)
     say(f"{config.attack}: {2 * n} images attacked for (f_a*, f_b*), eps {budget.eps:g}")
-    outputs = linear_readout.targets(net, attacked, labels)
+    outputs = algorithm_2.targets(net, attacked, labels)
     return _Subject(net, layers.weight_layers(net), clean, attacked, labels, outputs, n)
 
 
@@ -203,12 +201,12 @@ def _cells(
     for readout in config.readouts:
         goal = subject.targets(readout, fit)
         if READOUTS[readout][0] == "algorithm_2":
-            found[readout] = _readout_solve.algorithm_2(gram, goal, d, batch)
+            found[readout] = solve.algorithm_2(gram, goal, d, batch)
         else:
-            found[readout] = _readout_solve.ridge(gram, goal, d, torch.arange(len(gram)) % 5 == 4)
+            found[readout] = solve.ridge(gram, goal, d, torch.arange(len(gram)) % 5 == 4)
     source = Activations(subject.net, names, subject.attacked[subject.part(fit)])
     stacked = torch.cat([solution.coefficients for solution in found.values()], 1)  # one pass for all
-    weights = _readout_solve.combine(source, stacked).split(subject.outputs.shape[1], 1)
+    weights = solve.combine(source, stacked).split(subject.outputs.shape[1], 1)
     cells = {}
     for (readout, solution), weight in zip(found.items(), weights, strict=True):
         model = LinearReadout(subject.net, names, weight)
@@ -220,7 +218,7 @@ def _cells(
             "strength": solution.strength,
         }
         if fit == "scored" and READOUTS[readout][0] == "algorithm_2":
-            others = _readout_solve.out_of_batch(gram, solution, subject.targets(readout, fit), batch)
+            others = solve.out_of_batch(gram, solution, subject.targets(readout, fit), batch)
             cells[readout]["out_of_batch"] = summary(others.argmax(1) == labels)
     return cells
 
@@ -242,10 +240,10 @@ def _controls(
     for draw in range(DRAWS):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(1 + draw))
         for name, goal in goals.items():
-            solution = _readout_solve.algorithm_2(gram, goal[order], d, batch)
+            solution = solve.algorithm_2(gram, goal[order], d, batch)
             found[name].append(_share((gram @ solution.coefficients).argmax(1) == labels[order]))
-        noise = _readout_leak.noise_gram(2 * n, d, seed=1 + draw)
-        solution = _readout_solve.algorithm_2(noise[:n, :n], goals["permuted_labels"], d, batch)
+        noise = readouts.noise_gram(2 * n, d, seed=1 + draw)
+        solution = solve.algorithm_2(noise[:n, :n], goals["permuted_labels"], d, batch)
         predicted = noise[:, :n] @ solution.coefficients  # [2n, K]
         found["noise"].append(_share(predicted[:n].argmax(1) == labels))
         found["noise_held_out"].append(_share(predicted[n:].argmax(1) == labels))

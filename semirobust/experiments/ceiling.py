@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from semirobust import collisions, extractors, l2_readouts, paths, runs
+from semirobust import collisions, extractors, paths, runs
 from semirobust.experiments import _ceiling_run, feature_bounds, second_paper
 from semirobust.experiments._ceiling_run import Points, Scene
 from semirobust.experiments.feature_bounds import LAYERS, NAMES, BoundsConfig
 from semirobust.experiments.second_paper import ExtractorConfig
+from semirobust.readouts import l2
 
 EXPERIMENT = "ceiling"
 KINDS = ("linear", "mlp")
@@ -118,7 +119,7 @@ def run_network(config: CeilingConfig, *, say: Say = lambda line: None) -> dict[
                 rounds=config.effort.rounds, seed=config.seed,
             )  # fmt: skip
         scene = Scene(config, points, others, known)
-        features = l2_readouts.stack(layers[:depth], rectified=rectified)
+        features = l2.stack(layers[:depth], rectified=rectified)
         row: dict[str, Any] = {"ceiling": [known.ceiling(budget) for budget in config.budgets]}
         row["collisions"] = len(known.pairs)
         row["readouts"] = {
@@ -127,7 +128,7 @@ def run_network(config: CeilingConfig, *, say: Say = lambda line: None) -> dict[
         row["seconds"] = round(time.perf_counter() - started, 3)
         found[name] = row
         say(f"{label}, {NAMES[name]}: ceiling {_text(row['ceiling'])}, reached {_text(_reached(row))}")
-    own = l2_readouts.own_readout(layers)
+    own = l2.own_readout(layers)
     return {
         "n": [len(positive), len(negative)],
         "n_train": len(others.x),

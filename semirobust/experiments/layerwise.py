@@ -31,8 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, correlation, dependence, layers, models, paths, runs, training
-from semirobust._probe import Probe
+from semirobust import attacks, dependence, layers, models, paths, readouts, runs, training
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.networks import Pair
 from semirobust.layers import fast_dtype
@@ -203,19 +202,19 @@ def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict
     attacked = attacks.perturb(model, images, labels, "pgd", seed=config.seed, **attack)
 
     intervals, along, gaps = [], [], []
-    previous: Probe | None = None
+    previous: readouts.Probe | None = None
     for layer in config.layers:
         probe = _probe(model, layer, config, pool.images, pool.labels)
-        found = correlation.robust_correlation(
+        found = readouts.robust_correlation(
             probe, images, labels,
             eps=attack["eps"], step=attack["step"], steps=config.effort.steps,
             restarts=config.effort.restarts, seed=config.seed, batch_size=BATCH,
         )  # fmt: skip
-        values = correlation.clipped_margins(probe, attacked, labels)
+        values = readouts.clipped_margins(probe, attacked, labels)
         along.append(float(values.double().mean()))
         intervals.append(found.record() | {"under_pgd_on_the_network": along[-1]})
         if previous is not None and config.sizes.gap:
-            gap = correlation.distillation_gap(
+            gap = readouts.distillation_gap(
                 previous, probe, images[: config.sizes.gap], labels[: config.sizes.gap],
                 eps=attack["eps"], step=attack["step"], steps=config.effort.steps, seed=config.seed,
                 batch_size=BATCH,
@@ -263,9 +262,9 @@ def _check_layers(chosen: Sequence[str], known: Sequence[str]) -> None:
 
 def _probe(
     model: nn.Module, layer: str, config: LayerwiseConfig, images: torch.Tensor, labels: torch.Tensor
-) -> Probe:
+) -> readouts.Probe:
     recipe, eps = config.probe, config.pair.attack.eps
-    return correlation.train_probe(
+    return readouts.train_probe(
         model, layer, images, labels,
         eps=eps, step=recipe.step * eps, steps=recipe.steps, hidden=recipe.hidden, epochs=recipe.epochs,
         batch_size=recipe.batch_size, lr=recipe.lr, seed=config.seed,

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import attacks, bounds, correlation, paths, runs, training
+from semirobust import attacks, bounds, paths, readouts, runs, training
 from semirobust.bounds import Pair as Folded
 from semirobust.bounds import between, distance, folded_pair, moved, peeled, steepest
 from semirobust.experiments import algorithm_1, networks
@@ -207,7 +207,7 @@ def _scores(
         logits = outputs(model, x).double()
         found["loss"].append(float(F.cross_entropy(logits, labels)))
         found["accuracy"].append(float((logits.argmax(1) == labels).double().mean()))
-        found["correlation"].append(float(correlation.clipped_margins(model, x, labels).double().mean()))
+        found["correlation"].append(float(readouts.clipped_margins(model, x, labels).double().mean()))
     return found
 
 

@@ -21,24 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust._l2_attack import descend, into_ball, sphere
-from semirobust._l2_certificate import Map, lower_bounds
-from semirobust._l2_training import fit, fresh_head, standardise
-from semirobust._probe import best_scale
 from semirobust.attacks import batches
-
-__all__ = [
-    "OBJECTIVES",
-    "Readout",
-    "best_scale",
-    "certified_margins",
-    "clip",
-    "lowest_margins",
-    "on_sphere",
-    "own_readout",
-    "stack",
-    "train_readout",
-]
+from semirobust.readouts.crown import Map, lower_bounds
+from semirobust.readouts.descent import descend, into_ball, sphere
+from semirobust.readouts.probe import best_scale
+from semirobust.readouts.train import fit, fresh_head, standardise
 
 #: what an attack follows: the margin y g, or the value y clip(g) itself, flat where it is clipped
 OBJECTIVES = ("margin", "value")

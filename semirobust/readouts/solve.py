@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy.linalg.blas import dsyrk
 
-from semirobust._readout_features import Source, width
+from semirobust.readouts.features import Source, width
 
 COLUMNS = 1024  # float64 columns added at once
 ROWS = 64  # rows of F held at once

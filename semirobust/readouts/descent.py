@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from semirobust._probe import clip
+from semirobust.readouts.probe import clip
 
 REACH = 2.5  # the steps of a search add up to so many radii
 

@@ -39,37 +39,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semirobust import _readout_solve
-from semirobust._readout_features import Matrix, Sketch, Source, width
-from semirobust.layers import Features, outputs
-
-pass  # ['Simulation', 'leak_accuracy', 'noise_gram', 'simulate_leak']
-from semirobust._readout_solve import STRENGTHS, Solution, combine, grams
-from semirobust.layers import device_of, preserve
-
-__all__ = [
-    "STRENGTHS",
-    "TARGETS",
-    "Activations",
-    "Features",
-    "Fit",
-    "LinearReadout",
-    "Matrix",
-    "Simulation",
-    "Sketch",
-    "Solution",
-    "algorithm_2",
-    "combine",
-    "grams",
-    "leak_accuracy",
-    "least_squares",
-    "noise_gram",
-    "out_of_batch",
-    "ridge",
-    "simulate_leak",
-    "sketched",
-    "targets",
-]
+from semirobust.layers import Features, device_of, outputs, preserve
+from semirobust.readouts import solve
+from semirobust.readouts.features import Matrix, Sketch, Source, width
+from semirobust.readouts.solve import STRENGTHS, Solution, combine, grams
 
 TARGETS = ("outputs", "labels", "predictions")
 
@@ -152,11 +125,11 @@ def algorithm_2(source: Source, targets: torch.Tensor, *, batch_size: int) -> Fi
     for a batch with fewer images than there are classes, and for features that are zero or not finite.
     """
     goal, d = _check(source, targets), width(source)
-    parts = _readout_solve.batches(len(source), batch_size, goal.shape[1])
+    parts = solve.batches(len(source), batch_size, goal.shape[1])
     weight, found = torch.zeros(d, goal.shape[1], dtype=torch.float64), []
     for at, block in source.rows(batch_size):
         batch = Matrix(block)
-        found.append(_readout_solve.least_squares(grams(batch)[0], goal[at], d))
+        found.append(solve.least_squares(grams(batch)[0], goal[at], d))
         weight += combine(batch, found[-1].coefficients) / len(parts)
     rows = torch.cat([one.coefficients for one in found]) / len(parts)
     rank, condition = min(one.rank for one in found), max(one.condition for one in found)
@@ -171,10 +144,10 @@ def least_squares(source: Source, targets: torch.Tensor) -> Fit:
     goal, d = _check(source, targets), width(source)
     if d <= len(source):
         products, right = _primal(source, goal)
-        found = _readout_solve.spectrum(products, len(source))
+        found = solve.spectrum(products, len(source))
         solution = Solution(found.solve(right), found.rank, found.condition)
         return _fit(source, solution.coefficients, solution, full=d)
-    solution = _readout_solve.least_squares(grams(source)[0], goal, d)
+    solution = solve.least_squares(grams(source)[0], goal, d)
     return _fit(source, combine(source, solution.coefficients), solution, full=len(source))
 
 
@@ -197,7 +170,7 @@ def ridge(
         raise ValueError(
             f"validation must be bool [{len(source)}], got {validation.dtype} {list(validation.shape)}"
         )
-    solution = _readout_solve.ridge(grams(source)[0], goal, d, validation, strengths)
+    solution = solve.ridge(grams(source)[0], goal, d, validation, strengths)
     return _fit(source, combine(source, solution.coefficients), solution, full=min(len(source), d))
 
 
@@ -216,7 +189,7 @@ def _primal(source: Source, goal: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     d = width(source)
     products = torch.zeros(d, d, dtype=torch.float64)
     right = torch.zeros(d, goal.shape[1], dtype=torch.float64)
-    for at, block in source.rows(_readout_solve.ROWS):
+    for at, block in source.rows(solve.ROWS):
         rows = block.double()
         products.addmm_(rows.T, rows)
         right.addmm_(rows.T, goal[at])
@@ -241,7 +214,7 @@ def _fit(source: Source, weight: torch.Tensor, solution: Solution, full: int) ->
         found.append(
             f"the features have rank {solution.rank} of {full}: the solution of smallest norm is one of many"
         )
-    if solution.relative_error > _readout_solve.ACCURATE:
+    if solution.relative_error > solve.ACCURATE:
         found.append(
             f"the condition number is {solution.condition:.2g}, and its square makes a relative error of "
             f"about {solution.relative_error:.1g} possible: use ridge, or fewer layers"

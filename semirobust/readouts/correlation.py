@@ -26,24 +26,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust._certificate import certified_margins
-from semirobust._probe import Probe, Sum, best_scale, clip, gap_found, lowest_margins, margins, train_head
 from semirobust.attacks import check_model, inputs
 from semirobust.layers import attack_view, layer_features, preserve
-
-__all__ = [
-    "INPUT",
-    "DistillationGap",
-    "Probe",
-    "RobustCorrelation",
-    "Sum",
-    "attacked_margins",
-    "clipped_margins",
-    "distillation_gap",
-    "mean_interval",
-    "robust_correlation",
-    "train_probe",
-]
+from semirobust.readouts.certificate import certified_margins
+from semirobust.readouts.probe import Probe, Sum, best_scale, clip, gap_found, lowest_margins, margins
+from semirobust.readouts.train import train_head
+from semirobust.statistics import mean_interval
 
 HELD_OUT = 0.2  # share of the training images that choose the scale of the margin and train nothing
 TRIVIAL = 1e-6  # a certificate within this of -1 says no more than |G| <= 1
@@ -343,18 +331,6 @@ def distillation_gap(
         eps,
         len(images),
     )
-
-
-def mean_interval(values: torch.Tensor, *, low: float = -1.0, high: float = 1.0) -> tuple[float, float]:
-    """Normal 95 % interval of the mean of values in [low, high]: float [n] -> (lower, upper).
-
-    One image at each end of the range is added, so that it stays open where all values agree, and the mean
-    itself is always inside.
-    """
-    padded = torch.cat([values.double(), torch.tensor([low, high], dtype=torch.float64)])
-    centre, mean = float(padded.mean()), float(values.double().mean())
-    half = 1.96 * float(padded.std(correction=0)) / math.sqrt(len(padded))
-    return max(low, min(mean, centre - half)), min(high, max(mean, centre + half))
 
 
 # --- checks ---

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from semirobust.attacks import ascend, batches, check_finite, margin, project, random_start
-from semirobust.layers import attack_view, device_of, subgraph, trace, weight_layers
+from semirobust.layers import attack_view, device_of, layer_features
 
-INPUT = "input"  # the name of layer 0, the image itself
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -77,20 +73,6 @@ class Sum(nn.Module):
     def view(self, *, fast: bool = True) -> View:
         views = [probe.view(fast=fast) for probe in self.probes if isinstance(probe, Probe)]
         return lambda x: torch.stack([view(x) for view in views]).sum(0)
-
-
-def layer_features(model: nn.Module, layer: str) -> nn.Module:
-    """F^(j) as a frozen copy: images [N, ...] -> the output of ``layer``, flattened: float32 [N, d]."""
-    if layer == INPUT:
-        return nn.Flatten()
-    known = weight_layers(model)
-    if layer not in known:
-        raise ValueError(f"no weight layer is called {layer!r}; probe {INPUT} or one of {', '.join(known)}")
-    traced = trace(model)
-    # of a module that runs more than once the last output counts, as in `layers.activations`
-    stop = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == layer][-1]
-    below = copy.deepcopy(subgraph(traced, None, stop))
-    return nn.Sequential(below, nn.Flatten()).eval().requires_grad_(False)
 
 
 def clip(margins: torch.Tensor) -> torch.Tensor:
@@ -174,87 +156,6 @@ def _rival(probe: nn.Module, x: torch.Tensor, labels: torch.Tensor, rank: int) -
     """The class of the given rank (0: strongest) among the others: int64 [N]."""
     others = probe(x).scatter(1, labels[:, None], -torch.inf)  # [N, K]
     return others.argsort(1, descending=True)[:, rank % (others.shape[1] - 1)]
-
-
-# --- training ---
-
-
-def train_head(
-    features: nn.Module,
-    view: View,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    classes: int,
-    hidden: int | None,
-    attack: dict[str, float],
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    generator: torch.Generator,
-) -> nn.Sequential:
-    """A head trained adversarially by Adam on cross-entropy; ``view`` is the fast one of ``features``.
-
-    It is trained on centred features of mean squared norm 1, which its first layer absorbs in the end. As
-    Adam moves every weight by about the rate, the rate of a layer is ``lr`` / sqrt(inputs), times a factor
-    that falls linearly to zero.
-    """
-    device = device_of(features)
-    with torch.no_grad():
-        total, power = torch.zeros((), dtype=torch.float64, device=device), 0.0
-        for at in batches(len(images), batch_size):
-            z = view(images[at].to(device)).double()  # [n, d]
-            total, power = total + z.sum(0), power + float(z.square().sum())
-        mean = total / len(images)  # [d]
-        scale = math.sqrt(max(power / len(images) - float(mean.square().sum()), 1e-12))
-        centre = mean.float()
-    head = _fresh_head(len(centre), classes, hidden, generator).to(device)
-    groups = [
-        {"params": module.parameters(), "lr": lr / math.sqrt(module.in_features)}
-        for module in head
-        if isinstance(module, nn.Linear)
-    ]
-    optimizer = torch.optim.Adam(groups)
-    steps = epochs * math.ceil(len(images) / batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / steps)
-    whole: View = lambda x: head((view(x) - centre) / scale)  # noqa: E731
-    for _ in range(epochs):
-        order = torch.randperm(len(images), generator=generator)
-        for index in order.split(batch_size):
-            x, y = images[index].to(device), labels[index].to(device)
-            head.requires_grad_(False)
-            x = adversarial_cross_entropy(whole, x, y, attack, generator)
-            head.requires_grad_(True)
-            with torch.no_grad():
-                z = (features(x) - centre) / scale  # [n, d], float32
-            loss = F.cross_entropy(head(z), y)
-            if not math.isfinite(float(loss.detach())):
-                raise ValueError(f"the loss of the probe is {float(loss.detach())}: lower lr={lr}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    head.requires_grad_(False)
-    optimizer.zero_grad(set_to_none=True)
-    first = head[0]
-    assert isinstance(first, nn.Linear)
-    first.weight.div_(scale)
-    first.bias.sub_(first.weight @ centre)
-    return head
-
-
-def _fresh_head(d: int, classes: int, hidden: int | None, generator: torch.Generator) -> nn.Sequential:
-    """Zero weights for a linear head, He's for a hidden layer; draws from ``generator`` only."""
-    sizes = [(d, classes)] if hidden is None else [(d, hidden), (hidden, classes)]
-    layers = [nn.utils.skip_init(nn.Linear, inputs, outputs) for inputs, outputs in sizes]
-    for module in layers:
-        nn.init.zeros_(module.weight)
-        nn.init.zeros_(module.bias)
-    if hidden is None:
-        return nn.Sequential(layers[0])
-    # features have mean squared norm 1, not d: so does the hidden layer, with this variance
-    nn.init.normal_(layers[0].weight, std=math.sqrt(2 / hidden), generator=generator)
-    return nn.Sequential(layers[0], nn.ReLU(), layers[1])
 
 
 def best_scale(attacked: torch.Tensor) -> float:

@@ -7,56 +7,15 @@ memory, and ``Sketch`` a random projection of either.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from semirobust.layers import device_of, trace, weight_layers
+from semirobust.layers import Features, device_of
 
 BLOCK_BYTES = 32 * 2**20  # of float32 activations held at once
-
-
-class Features(nn.Module):
-    """Outputs of the modules ``layers``, flattened: images [N, ...] in [0, 1] -> tuple of float32 [N, d_l].
-
-    A frozen copy of that part of ``model`` which they need, in evaluation mode for good; ``model`` is left as
-    found and may be trained further. Raises ``ValueError`` for no layer, a layer named twice, one that is no
-    module without submodules or does not run, and as ``layers.trace`` does.
-    """
-
-    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
-        super().__init__()
-        self.layers = tuple(layers)
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"name at least one layer, and none twice; got {list(layers)}")
-        traced = trace(model)
-        graph = fx.Graph()
-        values: dict[fx.Node, fx.Node] = {}
-        graph.graph_copy(traced.graph, values)
-        last = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
-        if unknown := [name for name in self.layers if name not in last]:
-            raise ValueError(
-                f"no layer {', '.join(unknown)} runs in the model; "
-                f"its weight layers: {', '.join(weight_layers(model))}"
-            )
-        graph.output(tuple(graph.call_method("flatten", (values[last[name]], 1)) for name in self.layers))
-        part = fx.GraphModule(traced, graph)
-        part.graph.eliminate_dead_code()  # what runs after the last of the layers
-        part.delete_all_unused_submodules()
-        part.recompile()
-        self.body: nn.Module = copy.deepcopy(part).requires_grad_(False)
-        self.body.zero_grad(set_to_none=True)
-        super().train(False)
-
-    def train(self, mode: bool = True) -> Features:
-        """Nothing: the copy stays in evaluation mode."""
-        return self
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.body(images)
 
 
 class Source(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from semirobust._probe import Probe
 from semirobust.attacks import batches
 from semirobust.bounds import lipschitz
 from semirobust.layers import INPUT, WEIGHT_TYPES, device_of, trace
 from semirobust.models import Normalize
+from semirobust.readouts.probe import Probe
 
 ROUNDING = 1e-5  # allowance, relative to the numbers that the margin is the difference of
 _AFFINE = (*WEIGHT_TYPES, Normalize, nn.Flatten, nn.Identity, nn.Dropout, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
