@@ -36,7 +36,7 @@ from torch import nn
 
 from semirobust.collisions import Collisions, Network, find_collisions, linear_collision
 from semirobust.collisions.solvers import apgd
-from semirobust.experiments import second_paper
+from semirobust.experiments import extractor_networks
 from semirobust.extractors import as_layers
 
 SIZES = (784, 300, 200)
@@ -61,17 +61,17 @@ class Case(NamedTuple):
 def cases(count: int) -> list[Case]:
     """Random and trained networks with one and two layers, and so many pairs, the same for all."""
     try:
-        config = second_paper.NETWORKS["reference"][BENIGN["reference"]]
-        images = second_paper.images(config, "test")
+        config = extractor_networks.NETWORKS["reference"][BENIGN["reference"]]
+        images = extractor_networks.images(config, "test")
     except FileNotFoundError:
-        config = second_paper.NETWORKS["quick"][BENIGN["quick"]]
-        images = second_paper.images(config, "test")
+        config = extractor_networks.NETWORKS["quick"][BENIGN["quick"]]
+        images = extractor_networks.images(config, "test")
     rng = np.random.default_rng(0)
     pixels = images.images.flatten(1).double().numpy()
     first, second = (
         pixels[rng.choice(np.flatnonzero(images.labels.numpy() == label), count)] for label in (0, 1)
     )
-    model, _ = second_paper.trained(config)
+    model, _ = extractor_networks.trained(config)
     found = []
     for depth in (1, 2):
         units = " and ".join(map(str, SIZES[1 : depth + 1]))

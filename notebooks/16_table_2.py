@@ -27,7 +27,7 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import experiments, figures, paths, runs, statistics
-from semirobust.experiments import _table_2_run, _verdicts, table_2
+from semirobust.experiments import algorithm_2, table_2, verdicts
 
 figures.use_style()
 paths.check_profile(profile)
@@ -198,7 +198,7 @@ for (where, name), outcome in outcomes.items():
 # %% tags=["nbval-ignore-output"]
 def gain(cells, name):
     """Points above (f_a*, f_b*) with their 95 % interval."""
-    pair = _verdicts.verdicts(cells[name]), _verdicts.verdicts(cells["star"])
+    pair = verdicts.verdicts(cells[name]), verdicts.verdicts(cells["star"])
     middle, low, high = (100 * share for share in statistics.paired_difference(*pair))
     return f"{middle:+5.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -226,7 +226,7 @@ for (where, name), outcome in outcomes.items():
     for attack, record in outcome.records.items():
         for row in record.metrics["rows"]:
             for readout, cells in row["readouts"].items():
-                for fit in _table_2_run.FITS:
+                for fit in algorithm_2.FITS:
                     label = f"{where}, {name}, {attack}, {row['n_fa']} layers, {readout}, fitted on {fit}"
                     notes += [f"{label}: {warning}" for warning in cells[fit]["adaptive"]["warnings"]]
 print("\n".join(notes) or "none")

@@ -30,12 +30,12 @@ import numpy as np
 import torch
 
 from semirobust import collisions, extractors, figures, paths
-from semirobust.experiments import bound_figures, second_paper
+from semirobust.experiments import bound_curves, extractor_networks
 from semirobust.extractors import as_layers
 
 figures.use_style()
 paths.check_profile(profile)
-networks = second_paper.NETWORKS[profile]
+networks = extractor_networks.NETWORKS[profile]
 dataset = {"quick": "digits"}.get(profile, "mnist")
 
 # %% [markdown]
@@ -195,17 +195,17 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 TRAINED = {"benign": "fcnn-benign", "PGD at 2": "fcnn-pgd-2", "TRADES at 2": "fcnn-trades-2"}
 LOOKS = {
-    "images": bound_figures.training_style("images"),
-    **{name: bound_figures.training_style(key.removeprefix("fcnn-")) for name, key in TRAINED.items()},
+    "images": bound_curves.training_style("images"),
+    **{name: bound_curves.training_style(key.removeprefix("fcnn-")) for name, key in TRAINED.items()},
 }
 config = networks[f"{dataset}-fcnn-benign"]
-sets = [second_paper.images(config, split) for split in ("train", "test")]
+sets = [extractor_networks.images(config, split) for split in ("train", "test")]
 pixels = torch.cat([part.images for part in sets]).double().flatten(1).numpy()  # [N, 784]
 labels = torch.cat([part.labels for part in sets]).numpy()
 threes, sevens = (pixels[labels == label][:500] for label in (0, 1))
 layers = {"images": np.eye(pixels.shape[1])}
 for name, key in TRAINED.items():
-    model, _ = second_paper.trained(networks[f"{dataset}-{key}"])
+    model, _ = extractor_networks.trained(networks[f"{dataset}-{key}"])
     layers[name] = as_layers(model, sets[0].shape, depth=1)[0][0]
 distances = {name: collisions.linear_distances(layer, threes, sevens) for name, layer in layers.items()}
 print(f"{len(threes)} threes, {len(sevens)} sevens, {threes.shape[0] * sevens.shape[0]:,} pairs")
@@ -311,7 +311,7 @@ operator = extractors.ConvOperator(small, (1, 8, 8))
 pair = np.random.default_rng(1).random((2, 5, 64))
 both = [collisions.linear_distances(layer, *pair) for layer in (operator, operator @ np.eye(64))]
 print(f"operator and matrix {operator.shape}: largest difference {abs(both[0] - both[1]).max():.1e}")
-cnn, _ = second_paper.trained(networks[f"{dataset}-cnn-benign"])
+cnn, _ = extractor_networks.trained(networks[f"{dataset}-cnn-benign"])
 convolution = as_layers(cnn, sets[0].shape, depth=1)[0][0]
 through = collisions.linear_distances(convolution, threes, sevens)
 change = abs(through - distances["images"]).max()

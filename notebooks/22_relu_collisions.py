@@ -35,7 +35,7 @@ import numpy as np
 
 from semirobust import collisions, extractors, figures
 from semirobust.collisions.solvers import cone, descent
-from semirobust.experiments import second_paper
+from semirobust.experiments import extractor_networks
 from semirobust.paths import check_profile
 
 figures.use_style()
@@ -338,9 +338,9 @@ for kappa in (0.0, 1e-6):
 # %% tags=["nbval-ignore-output"]
 digits = {}
 for name in ("benign", "pgd-2"):
-    config = second_paper.NETWORKS["quick"][f"digits-fcnn-{name}"]
-    model, _ = second_paper.trained(config)
-    images, rng = second_paper.images(config, "test"), np.random.default_rng(0)
+    config = extractor_networks.NETWORKS["quick"][f"digits-fcnn-{name}"]
+    model, _ = extractor_networks.trained(config)
+    images, rng = extractor_networks.images(config, "test"), np.random.default_rng(0)
     layers = extractors.as_layers(model, images.shape, depth=1)
     pixels, labels = images.images.flatten(1).double().numpy(), images.labels.numpy()  # [N, 784], [N]
     three, seven = (pixels[rng.choice(np.flatnonzero(labels == label), 64)] for label in (0, 1))

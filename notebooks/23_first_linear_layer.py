@@ -32,11 +32,11 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import figures, runs
-from semirobust.experiments import bound_figures, feature_bounds, first_layer
+from semirobust.experiments import bound_curves, feature_bounds, first_layer
 
 figures.use_style()
-places = bound_figures.places(profile)
-CE, ZERO_ONE = bound_figures.LOSSES
+places = bound_curves.places(profile)
+CE, ZERO_ONE = bound_curves.LOSSES
 SEEDS = (0, 1, 2)
 
 # %% [markdown]
@@ -57,13 +57,13 @@ SEEDS = (0, 1, 2)
 records, bounds = {}, {}  # (profile, data set) -> seed -> name -> record or bound
 for place in places:
     for seed in SEEDS:  # the reference results need not have all of them
-        read = bound_figures.read(
+        read = bound_curves.read(
             first_layer.configs(*place, seed), place[0], profile=profile if seed == 0 else "quick"
         )
         if {"images", "benign"} < set(read):
             layers = {name: "input" if name == "images" else "linear_1" for name in read}
             records.setdefault(place, {})[seed] = read
-            made = {name: bound_figures.bound(record, layers[name]) for name, record in read.items()}
+            made = {name: bound_curves.bound(record, layers[name]) for name, record in read.items()}
             bounds.setdefault(place, {})[seed] = made
 for place, seeds in records.items():
     config, n = seeds[0]["benign"].config["network"], seeds[0]["benign"].metrics["n"]
@@ -83,13 +83,12 @@ print("not stored: " + (", ".join(f"{a} {b}" for a, b in places if (a, b) not in
 
 # %% tags=["nbval-ignore-output"]
 for (where, dataset), seeds in bounds.items():
-    named = {bound_figures.training_name(name): found for name, found in seeds[0].items()}
-    low, high = bound_figures.span(named.values(), CE)
+    named = {bound_curves.training_name(name): found for name, found in seeds[0].items()}
+    low, high = bound_curves.span(named.values(), CE)
     shown = [budget for budget in seeds[0]["images"].budgets if low < budget < high][1::3]
     display(
         Markdown(
-            f"**{bound_figures.DATASETS[dataset]}** ({where})\n\n"
-            + bound_figures.loss_table(named, shown, CE)
+            f"**{bound_curves.DATASETS[dataset]}** ({where})\n\n" + bound_curves.loss_table(named, shown, CE)
         )
     )
 
@@ -102,14 +101,12 @@ def figure(place, loss):
     for axis, method in zip(axes, ("pgd", "trades"), strict=True):
         shown = {n: b for n, b in found.items() if n.partition("-")[0] in ("images", "benign", method)}
         for name, bound in shown.items():
-            style, label = bound_figures.training_style(name), bound_figures.training_name(name)
-            bound_figures.draw(axis, bound, loss, label=label, style=style)
-        bound_figures.finish(axis, found.values(), loss, title=f"{method.upper()} training")
+            style, label = bound_curves.training_style(name), bound_curves.training_name(name)
+            bound_curves.draw(axis, bound, loss, label=label, style=style)
+        bound_curves.finish(axis, found.values(), loss, title=f"{method.upper()} training")
         axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
     axes[1].set_ylabel("")
-    fig.suptitle(
-        f"The first linear layer costs robustness: {bound_figures.DATASETS[place[1]]}", weight="bold"
-    )
+    fig.suptitle(f"The first linear layer costs robustness: {bound_curves.DATASETS[place[1]]}", weight="bold")
     return fig
 
 
@@ -141,14 +138,14 @@ plt.show()
 def draw_forced(axis, place, level=0.25):
     """The budget that forces a loss, for each training; crosses are the other seeds."""
     seeds = bounds[place]
-    ceiling = bound_figures.crossing(seeds[0]["images"], level, CE)
-    axis.axhline(ceiling, label="images", **bound_figures.training_style("images"))
+    ceiling = bound_curves.crossing(seeds[0]["images"], level, CE)
+    axis.axhline(ceiling, label="images", **bound_curves.training_style("images"))
     lowest = ceiling
     for method, shift in (("benign", 0), ("pgd", -0.05), ("trades", 0.05)):
         names = ["benign"] + [f"{method}-{budget}" for budget in "123" if method != "benign"]
-        colour = bound_figures.training_style(names[-1])["color"]
+        colour = bound_curves.training_style(names[-1])["color"]
         for seed, found in seeds.items():
-            heights = [bound_figures.crossing(found[name], level, CE) for name in names]
+            heights = [bound_curves.crossing(found[name], level, CE) for name in names]
             lowest = min(lowest, *heights)
             x = np.arange(len(names)) + np.where(np.arange(len(names)) > 0, shift, 0)
             name = method if method == "benign" else method.upper()
@@ -158,7 +155,7 @@ def draw_forced(axis, place, level=0.25):
             look = {"marker": "o", "label": name} if seed == 0 else {"marker": "x"}
             axis.plot(x[first:], heights[first:], ls="", color=colour, zorder=2, **look)
     axis.set_xticks(range(4), ["none", "1", "2", "3"])
-    axis.set(title=bound_figures.DATASETS[place[1]], ylim=(0.9 * lowest, 1.05 * ceiling))
+    axis.set(title=bound_curves.DATASETS[place[1]], ylim=(0.9 * lowest, 1.05 * ceiling))
     axis.set_xlabel(r"training budget ($\ell_2$, pixels in [0, 1])")
 
 
@@ -211,7 +208,7 @@ for place, losses in judged.items():
         ZERO_ONE: "0-1 loss",
         "size": "size (cross-entropy)",
     }
-    title = f"{bound_figures.DATASETS[place[1]]} ({place[0]}, seeds: {len(losses[CE])})"
+    title = f"{bound_curves.DATASETS[place[1]]} ({place[0]}, seeds: {len(losses[CE])})"
     display(Markdown(f"**{title}**\n\n" + runs.markdown_table(rows, columns)))
 
 # %% [markdown]
@@ -225,9 +222,9 @@ for place, seeds in bounds.items():
     names = [name for name in seeds[0] if name != "images"]
     spans = {}
     for name in names:
-        found = [bound_figures.crossing(one[name], 0.25, CE) for one in seeds.values()]
+        found = [bound_curves.crossing(one[name], 0.25, CE) for one in seeds.values()]
         spans[name] = max(found) - min(found)
-    middle = {n: np.mean([bound_figures.crossing(one[n], 0.25, CE) for one in seeds.values()]) for n in names}
+    middle = {n: np.mean([bound_curves.crossing(one[n], 0.25, CE) for one in seeds.values()]) for n in names}
     order = sorted(names, key=middle.get)
     print(f"{place[1]}: mean budget that forces 0.25 nats (range over {len(seeds)} seeds, from two on)")
     spread = {name: f" ({spans[name]:.2f})" if len(seeds) > 1 else "" for name in names}
@@ -244,14 +241,13 @@ for place in bounds:
     for name, layer in (("images", "input"), ("benign", "linear_1")):
         config = first_layer.configs(*place, 0)[name]
         few = replace(config, per_class=feature_bounds.SCALES[place[0]].relu)
-        if (record := bound_figures.read({name: few}, place[0], profile=profile).get(name)) is None:
+        if (record := bound_curves.read({name: few}, place[0], profile=profile).get(name)) is None:
             deep = feature_bounds.deep(*place, "fcnn-benign")
-            record = bound_figures.read({name: deep}, place[0], profile="quick").get(name)
+            record = bound_curves.read({name: deep}, place[0], profile="quick").get(name)
         if record is not None:
-            small, large = bound_figures.bound(record, layer), bounds[place][0][name]
+            small, large = bound_curves.bound(record, layer), bounds[place][0][name]
             budgets = [
-                f"{bound_figures.crossing(b, 0.25, CE):.2f} ({sum(b.points):,} images)"
-                for b in (small, large)
+                f"{bound_curves.crossing(b, 0.25, CE):.2f} ({sum(b.points):,} images)" for b in (small, large)
             ]
             print(f"{place[1]}, {name}: 0.25 nats are forced at " + " and ".join(budgets))
 
@@ -273,11 +269,9 @@ for place in bounds:
 # %% tags=["nbval-ignore-output"]
 levels = (0.1, 0.25, 0.5)
 for place, seeds in bounds.items():
-    named = {bound_figures.training_name(name): found for name, found in seeds[0].items()}
+    named = {bound_curves.training_name(name): found for name, found in seeds[0].items()}
     display(
-        Markdown(
-            f"**{bound_figures.DATASETS[place[1]]}**\n\n" + bound_figures.forced_table(named, levels, CE)
-        )
+        Markdown(f"**{bound_curves.DATASETS[place[1]]}**\n\n" + bound_curves.forced_table(named, levels, CE))
     )
 
 # %% [markdown]
@@ -288,7 +282,7 @@ everything = [
     (one["images"], found) for seeds in bounds.values() for one in seeds.values() for found in one.values()
 ]
 for loss in (CE, ZERO_ONE):
-    assert all(bound_figures.gap(found, images, loss).below > -1e-9 for images, found in everything)
+    assert all(bound_curves.gap(found, images, loss).below > -1e-9 for images, found in everything)
 print("no layer is above what the images allow: ok")
 for loss in (CE, ZERO_ONE):
     assert all((np.diff(found.loss(loss)) > -1e-9).all() for _, found in everything)

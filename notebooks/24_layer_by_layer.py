@@ -32,13 +32,13 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import collisions, extractors, figures, runs
-from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
+from semirobust.experiments import bound_curves, extractor_networks, feature_bounds, other_images
 from semirobust.statistics import wilson
 
 figures.use_style()
-places = bound_figures.places(profile)
+places = bound_curves.places(profile)
 TRAININGS = {"fcnn-benign": "benign", "fcnn-pgd-2": "PGD at 2"}
-NAMES, LOSSES = feature_bounds.NAMES, bound_figures.LOSSES
+NAMES, LOSSES = feature_bounds.NAMES, bound_curves.LOSSES
 LOSS = "cross_entropy_nats"
 WIDTHS = {"relu_1": {"lw": 4, "alpha": 0.45}}  # so that the curves upon it are seen
 WIDTHS |= {"linear_2": {"ls": (0, (3, 3))}, "relu_2": {"ls": (3, (3, 3))}}
@@ -67,9 +67,9 @@ NOTEBOOK = "24_layer_by_layer"
 records, bounds = {}, {}
 for where, dataset in places:
     plans = {name: feature_bounds.deep(where, dataset, name) for name in TRAININGS}
-    for name, record in bound_figures.read(plans, where, profile=profile).items():
+    for name, record in bound_curves.read(plans, where, profile=profile).items():
         records[where, dataset, name] = record
-        bounds[where, dataset, name] = {layer: bound_figures.bound(record, layer) for layer in NAMES}
+        bounds[where, dataset, name] = {layer: bound_curves.bound(record, layer) for layer in NAMES}
         first, second = record.metrics["n"]
         width = record.config["network"]["width"]
         print(f"{where}, {dataset}, {TRAININGS[name]}: width {width}, {first} + {second} images")
@@ -84,13 +84,13 @@ def figure_layers(place):
     every = [bound for name in TRAININGS for bound in bounds[*place, name].values()]
     for (loss, name), axis in zip(itertools.product(LOSSES, TRAININGS), axes.flat, strict=True):
         for layer, bound in bounds[*place, name].items():
-            style = bound_figures.layer_style(layer) | WIDTHS.get(layer, {})
-            bound_figures.draw(axis, bound, loss, label=NAMES[layer], style=style)
+            style = bound_curves.layer_style(layer) | WIDTHS.get(layer, {})
+            bound_curves.draw(axis, bound, loss, label=NAMES[layer], style=style)
         title = TRAININGS[name] + " training" if name == "fcnn-benign" else TRAININGS[name]
-        bound_figures.finish(axis, every, loss, title=title[0].upper() + title[1:])
+        bound_curves.finish(axis, every, loss, title=title[0].upper() + title[1:])
         axis.label_outer()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    title = f"The first layer and its ReLU cost the most ({bound_figures.scale(place[1], every[0])})"
+    title = f"The first layer and its ReLU cost the most ({bound_curves.scale(place[1], every[0])})"
     fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
 
@@ -117,16 +117,16 @@ plt.show()
 def costs(layers):
     """The budget that each layer loses against the one before."""
     steps = itertools.pairwise(layers.values())
-    return {after.layer: bound_figures.budget_lost(after, before, LOSS) for before, after in steps}
+    return {after.layer: bound_curves.budget_lost(after, before, LOSS) for before, after in steps}
 
 
 again, rows = {}, []
 for key, layers in bounds.items():
     read = other_images.run_config if key[0] == profile else other_images.stored
     if (other := read(feature_bounds.deep(*key), tuple(NAMES), key[0])) is not None:
-        again[key] = {layer: bound_figures.bound(other, layer) for layer in NAMES}
+        again[key] = {layer: bound_curves.bound(other, layer) for layer in NAMES}
     for before, after in itertools.pairwise(layers.values()):
-        rise, hard = (bound_figures.gap(after, before, loss) for loss in LOSSES)
+        rise, hard = (bound_curves.gap(after, before, loss) for loss in LOSSES)
         row = {"data": key[1], "training": TRAININGS[key[2]], "step": NAMES[after.layer]}
         row |= {"lost": costs(layers)[after.layer], "rise": rise.above, "at": rise.above_at}
         row["again"] = costs(again[key])[after.layer] if key in again else None
@@ -152,7 +152,7 @@ def figure_costs(place):
     axis.set(xlim=(0, None), ylim=(3.5, -0.5), xlabel=r"mean budget lost ($\ell_2$, pixels in [0, 1])")
     axis.legend(loc="lower right")
     axis.grid(visible=False, axis="y")
-    step, size = NAMES[max(own, key=own.get)], bound_figures.scale(place[1], bounds[*place, name]["input"])
+    step, size = NAMES[max(own, key=own.get)], bound_curves.scale(place[1], bounds[*place, name]["input"])
     fig.suptitle(f"The {step} gives away the most ({size})", fontsize=10, fontweight="bold")
     return fig
 
@@ -176,22 +176,22 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 place = shown[0]
 plans = {name: feature_bounds.linear(*place, name) for name in TRAININGS}
-many = bound_figures.read(plans, place[0], profile=profile)
+many = bound_curves.read(plans, place[0], profile=profile)
 fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.9), sharey=True)
 for axis, name in zip(axes, TRAININGS, strict=True):
     own, other = bounds[*place, name], again[*place, name]
     for layer in ("input", "linear_1", "relu_2"):
-        style = bound_figures.layer_style(layer) | {"ls": "-"}
-        bound_figures.draw(axis, own[layer], LOSS, label=NAMES[layer], style=style)
+        style = bound_curves.layer_style(layer) | {"ls": "-"}
+        bound_curves.draw(axis, own[layer], LOSS, label=NAMES[layer], style=style)
         label = "other images" if layer == "input" else None
-        bound_figures.draw(axis, other[layer], LOSS, label=label, style=style | {"ls": "--", "lw": 1})
-    every = bound_figures.bound(many[name], "linear_1")
+        bound_curves.draw(axis, other[layer], LOSS, label=label, style=style | {"ls": "--", "lw": 1})
+    every = bound_curves.bound(many[name], "linear_1")
     label = f"first linear layer, {every.points[0]} + {every.points[1]} images"
-    bound_figures.draw(axis, every, LOSS, label=label, style={"color": figures.COLORS["ours"], "ls": ":"})
-    bound_figures.finish(axis, [*own.values(), *other.values(), every], LOSS, title=TRAININGS[name])
+    bound_curves.draw(axis, every, LOSS, label=label, style={"color": figures.COLORS["ours"], "ls": ":"})
+    bound_curves.finish(axis, [*own.values(), *other.values(), every], LOSS, title=TRAININGS[name])
     axis.label_outer()
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-title = f"The same bounds from other images ({bound_figures.scale(place[1], own['input'])})"
+title = f"The same bounds from other images ({bound_curves.scale(place[1], own['input'])})"
 fig.suptitle(title, fontsize=10, fontweight="bold")
 sources = [*(records[*place, name] for name in TRAININGS), *many.values()]
 figures.save_figure(fig, "24_other_images", profile=place[0], sources=sources, notebook=NOTEBOOK)
@@ -211,8 +211,8 @@ plt.show()
 def network(name, depth):
     """The first layers of a trained network, the images of both classes, and the budgets."""
     config = feature_bounds.deep(profile, places[0][1], name)
-    model, _ = second_paper.trained(config.network)
-    shape = second_paper.images(config.network, "train").shape
+    model, _ = extractor_networks.trained(config.network)
+    shape = extractor_networks.images(config.network, "train").shape
     return extractors.as_layers(model, shape, depth=depth), *feature_bounds.points(config), config.budgets
 
 
@@ -341,8 +341,8 @@ def statements(place, noise):
     text = {step: f"{pair[0]:z.3f} and {pair[1]:z.3f} px" for step, pair in steps.items()}
     text |= {step: f"{text[step]}, noise {value:.3f}" for step, value in noise.items()}
     pairs = [[bounds[*place, name][layer] for layer in ("relu_2", "linear_2")] for name in TRAININGS]
-    rises = [bound_figures.gap(*pair, LOSS).above for pair in pairs]
-    leads = [bound_figures.gap(*(bounds[*place, n][layer] for n in TRAININGS), LOSS) for layer in steps]
+    rises = [bound_curves.gap(*pair, LOSS).above for pair in pairs]
+    leads = [bound_curves.gap(*(bounds[*place, n][layer] for n in TRAININGS), LOSS) for layer in steps]
     worst, best = min(lead.below for lead in leads), max(lead.above for lead in leads)
     yield "the first ReLU contributes significantly", relu_1 > noise.get("relu_1", 0), text["relu_1"]
     yield "the second linear layer adds little", linear_2 < relu_1 / 10, text["linear_2"]

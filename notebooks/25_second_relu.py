@@ -31,13 +31,13 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import figures, runs
-from semirobust.experiments import bound_figures, feature_bounds, other_images
+from semirobust.experiments import bound_curves, feature_bounds, other_images
 from semirobust.statistics import wilson
 
 figures.use_style()
-places = bound_figures.places(profile)
+places = bound_curves.places(profile)
 LAYERS = {"linear_1": "first linear layer", "relu_2": "second ReLU"}
-CE, ZERO_ONE = bound_figures.LOSSES
+CE, ZERO_ONE = bound_curves.LOSSES
 BUDGETS = ("1", "2", "3")  # of training
 LEARNT = 0.6  # accuracy in training; guessing has 0.5, with a standard deviation of 0.03 for 224 images
 NOTEBOOK = "25_second_relu"
@@ -62,19 +62,19 @@ NOTEBOOK = "25_second_relu"
 records, bounds, images, learnt, marks = {}, {}, {}, {}, {}
 for place in places:
     plans = {name: feature_bounds.deep(*place, name) for name in feature_bounds.names(*place, "fcnn")}
-    read = bound_figures.read(plans, place[0], profile=profile)
+    read = bound_curves.read(plans, place[0], profile=profile)
     if set(read) != set(plans):
         print("not stored: " + " ".join(place))
         continue
     records[place] = {name.removeprefix("fcnn-"): record for name, record in read.items()}
-    images[place] = bound_figures.bound(records[place]["benign"], "input")
+    images[place] = bound_curves.bound(records[place]["benign"], "input")
     for layer in LAYERS:
-        made = {name: bound_figures.bound(record, layer) for name, record in records[place].items()}
+        made = {name: bound_curves.bound(record, layer) for name, record in records[place].items()}
         bounds[place, layer] = made
     accuracy = {name: r.metrics["network"]["train_accuracy"] for name, r in records[place].items()}
     learnt[place] = {name for name, value in accuracy.items() if value >= LEARNT}
     marks[place] = {name: "" if name in learnt[place] else " (not learnt)" for name in accuracy}
-    print(f"{place[0]}, {bound_figures.scale(place[1], images[place])}; accuracy in training:")
+    print(f"{place[0]}, {bound_curves.scale(place[1], images[place])}; accuracy in training:")
     print("  " + ", ".join(f"{name} {value:.2f}" for name, value in accuracy.items()))
 
 
@@ -87,15 +87,15 @@ def figure_bounds(place):
     """Cross-entropy (Figure 5) and 0-1 loss (Figure 10) of all ways of training."""
     fig, axes = plt.subplots(1, 2, figsize=(8.8, 4.0))
     made = {"images": images[place]} | bounds[place, "relu_2"]
-    for axis, loss in zip(axes, bound_figures.LOSSES, strict=True):
+    for axis, loss in zip(axes, bound_curves.LOSSES, strict=True):
         for name, bound in made.items():
-            style, label = bound_figures.training_style(name), name
+            style, label = bound_curves.training_style(name), name
             if name != "images":
-                label = bound_figures.training_name(name) + marks[place][name]
-            bound_figures.draw(axis, bound, loss, label=label, style=style)
-        bound_figures.finish(axis, made.values(), loss)
+                label = bound_curves.training_name(name) + marks[place][name]
+            bound_curves.draw(axis, bound, loss, label=label, style=style)
+        bound_curves.finish(axis, made.values(), loss)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    size = bound_figures.scale(place[1], images[place])
+    size = bound_curves.scale(place[1], images[place])
     title = f"No classifier behind the second ReLU is below its curve ({size})"
     fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
@@ -115,9 +115,9 @@ for place in records:
     found = {"images": images[place]}
     for layer, name in LAYERS.items():
         for training, bound in bounds[place, layer].items():
-            found[f"{bound_figures.training_name(training)}{marks[place][training]}, {name}"] = bound
+            found[f"{bound_curves.training_name(training)}{marks[place][training]}, {name}"] = bound
     levels = (0.1, 0.35, 0.6)
-    display(Markdown(f"**{place[1]}**\n\n" + bound_figures.forced_table(found, levels, CE)))
+    display(Markdown(f"**{place[1]}**\n\n" + bound_curves.forced_table(found, levels, CE)))
 
 # %% [markdown]
 # ## Trained at a larger budget, less robust at a smaller one
@@ -139,16 +139,16 @@ def figure_larger(place):
         for method, (small, large) in itertools.product(("pgd", "trades"), lines):
             pair = {f"{method}-{large}", f"{method}-{small}"}
             first, second = made[f"{method}-{large}"], made[f"{method}-{small}"]
-            style = bound_figures.training_style(f"{method}-1") | {"ls": lines[small, large]}
+            style = bound_curves.training_style(f"{method}-1") | {"ls": lines[small, large]}
             style["lw"] = 1.8 if pair <= learnt[place] else 0.7
             label = f"{method.upper()}, {large} against {small}"
             axis.plot(first.budgets, first.loss(CE) - second.loss(CE), label=label, **style)
         axis.axhline(0, color="black", lw=0.8)
-        axis.set(title=title[0].upper() + title[1:], xlabel=bound_figures.BUDGET)
-        axis.set_xlim(bound_figures.span([*made.values(), *bounds[place, "relu_2"].values()], CE))
+        axis.set(title=title[0].upper() + title[1:], xlabel=bound_curves.BUDGET)
+        axis.set_xlim(bound_curves.span([*made.values(), *bounds[place, "relu_2"].values()], CE))
     axes[0].set_ylabel("difference of the bounds (nats)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    title = f"Above zero, the larger training budget has the higher bound ({bound_figures.scale(place[1], images[place])})"
+    title = f"Above zero, the larger training budget has the higher bound ({bound_curves.scale(place[1], images[place])})"
     fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
 
@@ -203,7 +203,7 @@ def rows_of(place):
     """A line for each layer and training budget."""
     for layer, budget in itertools.product(LAYERS, BUDGETS):
         pgd, trades = (bounds[place, layer][f"{method}-{budget}"] for method in ("pgd", "trades"))
-        found = bound_figures.gap(pgd, trades, CE)
+        found = bound_curves.gap(pgd, trades, CE)
         both = {pgd.training, trades.training} <= learnt[place]
         row = {"data": place[1], "layer": LAYERS[layer], "trained at": budget, "apart": apart(pgd, trades)}
         yield row | {"pgd": found.above, "trades": -found.below, "note": "" if both else "one did not learn"}
@@ -235,7 +235,7 @@ for place in records:
         print(f"{place[1]}: other images not run")
         continue
     own = {layer: bounds[place, layer] for layer in LAYERS}
-    again = {k: {n: bound_figures.bound(record, k) for n, record in others.items()} for k in LAYERS}
+    again = {k: {n: bound_curves.bound(record, k) for n, record in others.items()} for k in LAYERS}
     for layer, title in LAYERS.items():
         change = np.abs(difference(own, layer) - difference(again, layer))
         found = noise[place, layer] = np.trapezoid(change, images[place].budgets) / np.log(2)
@@ -276,7 +276,7 @@ def statements(place, layer):
     """(statement, its parts, numbers) for one layer."""
     made = {name: bound for name, bound in bounds[place, layer].items() if name in learnt[place]}
     robust = {name: bound for name, bound in made.items() if name != "benign"}
-    leads = {name: bound_figures.gap(made["benign"], bound, CE) for name, bound in robust.items()}
+    leads = {name: bound_curves.gap(made["benign"], bound, CE) for name, bound in robust.items()}
     text = ", ".join(f"{name} {lead.below:z.3f} at {lead.below_at:g}" for name, lead in leads.items())
     yield "benign is least robust at every budget", [g.below >= -1e-9 for g in leads.values()], text
     own = {name: float(name.rpartition("-")[2]) for name in robust}
@@ -341,14 +341,14 @@ for place, layer in bounds:
 # %%
 for place, layer in bounds:
     for bound in bounds[place, layer].values():
-        for loss in bound_figures.LOSSES:
+        for loss in bound_curves.LOSSES:
             values = bound.loss(loss)
             assert (np.diff(values) >= -1e-9).all() and values[-1] <= bound.guessing(loss) + 1e-9
             assert (values >= images[place].loss(loss) - 1e-9).all()
 print("no curve falls with the budget or below that of the images, to 1e-9: ok")
 for place in records:
     for training, bound in bounds[place, "relu_2"].items():
-        for loss in bound_figures.LOSSES:
+        for loss in bound_curves.LOSSES:
             assert (bound.loss(loss) >= bounds[place, "linear_1"][training].loss(loss) - 1e-9).all()
 print("no bound falls from the first linear layer to the second ReLU, to 1e-9: ok")
 for made in bounds.values():

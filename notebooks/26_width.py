@@ -32,15 +32,15 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import collisions, conflict, figures, runs
-from semirobust.experiments import bound_figures, feature_bounds, other_images
+from semirobust.experiments import bound_curves, feature_bounds, other_images
 from semirobust.statistics import wilson
 
 figures.use_style()
-places = bound_figures.places(profile)
+places = bound_curves.places(profile)
 WIDTHS = {"fcnn": "regular", "fcnn_small": "small", "fcnn_smaller": "smaller"}
 TRAININGS = {"benign": "benign", "pgd-2": "PGD at 2"}
 LAYERS = {"linear_1": "first linear layer", "relu_1": "first ReLU", "relu_2": "second ReLU"}
-CE, ZERO_ONE = bound_figures.LOSSES
+CE, ZERO_ONE = bound_curves.LOSSES
 LEARNT = 0.6  # accuracy in training; guessing has 0.5, with a standard deviation of 0.03 for 224 images
 NOTEBOOK = "26_width"
 
@@ -61,17 +61,17 @@ records, bounds, images, learnt = {}, {}, {}, {}
 for place in places:
     names = [f"{width}-{training}" for width in WIDTHS for training in TRAININGS]
     plans = {name: feature_bounds.deep(*place, name) for name in names}
-    read = bound_figures.read(plans, place[0], profile=profile)
+    read = bound_curves.read(plans, place[0], profile=profile)
     if set(read) != set(plans):
         print("not stored: " + " ".join(place))
         continue
-    records[place], images[place] = read, bound_figures.bound(read["fcnn-benign"], "input")
+    records[place], images[place] = read, bound_curves.bound(read["fcnn-benign"], "input")
     for name, record in read.items():
-        bounds[place, name] = {layer: bound_figures.bound(record, layer) for layer in LAYERS}
+        bounds[place, name] = {layer: bound_curves.bound(record, layer) for layer in LAYERS}
     accuracy = {name: r.metrics["network"]["train_accuracy"] for name, r in read.items()}
     learnt[place] = {name for name, value in accuracy.items() if value >= LEARNT}
     widths = [read[f"{width}-benign"].config["network"]["width"] for width in WIDTHS]
-    print(f"{place[0]}, {bound_figures.scale(place[1], images[place])}; first layers of {widths} units")
+    print(f"{place[0]}, {bound_curves.scale(place[1], images[place])}; first layers of {widths} units")
     print("  accuracy in training: " + ", ".join(f"{name} {value:.2f}" for name, value in accuracy.items()))
 
 # %% [markdown]
@@ -84,17 +84,17 @@ def figure_width(place):
     fig, axes = plt.subplots(2, 3, figsize=(9.2, 5.8), sharex=True, sharey=True)
     every = [images[place], *(b for name in records[place] for b in bounds[place, name].values())]
     for axis, (training, layer) in zip(axes.flat, itertools.product(TRAININGS, LAYERS), strict=True):
-        style = bound_figures.training_style("images")
-        bound_figures.draw(axis, images[place], CE, label="images", style=style)
+        style = bound_curves.training_style("images")
+        bound_curves.draw(axis, images[place], CE, label="images", style=style)
         for width, title in WIDTHS.items():
             name = f"{width}-{training}"
-            style = bound_figures.training_style(training) | bound_figures.width_style(width)
+            style = bound_curves.training_style(training) | bound_curves.width_style(width)
             style["lw"] = 1.6 if name in learnt[place] else 0.8
-            bound_figures.draw(axis, bounds[place, name][layer], CE, label=title, style=style)
-        bound_figures.finish(axis, every, CE, title=f"{TRAININGS[training]}, {LAYERS[layer]}", note=False)
+            bound_curves.draw(axis, bounds[place, name][layer], CE, label=title, style=style)
+        bound_curves.finish(axis, every, CE, title=f"{TRAININGS[training]}, {LAYERS[layer]}", note=False)
         axis.label_outer()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    size = bound_figures.scale(place[1], images[place])
+    size = bound_curves.scale(place[1], images[place])
     fig.suptitle(f"Narrower networks lose more ({size}; thin: did not learn)", fontsize=10, weight="bold")
     return fig
 
@@ -116,14 +116,14 @@ place, again, rows = next(iter(records)), {}, []
 for where, name in itertools.product(records, records[place]):
     read = other_images.run_config if where[0] == profile else other_images.stored
     if other := read(feature_bounds.deep(*where, name), ("input", "linear_1"), where[0]):
-        pair = (bound_figures.bound(other, layer) for layer in ("linear_1", "input"))
-        again[where, name] = bound_figures.budget_lost(*pair, CE)
+        pair = (bound_curves.bound(other, layer) for layer in ("linear_1", "input"))
+        again[where, name] = bound_curves.budget_lost(*pair, CE)
 for where, training, width in itertools.product(records, TRAININGS, WIDTHS):
     name = f"{width}-{training}"
     row = {"data": where[1], "training": TRAININGS[training], "width": WIDTHS[width]}
     row["units"] = records[where][name].config["network"]["width"]
     made = bounds[where, name]
-    row |= {layer: bound_figures.budget_lost(made[layer], images[where], CE) for layer in LAYERS}
+    row |= {layer: bound_curves.budget_lost(made[layer], images[where], CE) for layer in LAYERS}
     row["again"] = again.get((where, name))
     rows.append(row | {"note": "" if name in learnt[where] else "did not learn"})
 columns = {key: key for key in ("data", "training", "width", "units")} | {"linear_1": LAYERS["linear_1"]}
@@ -148,7 +148,7 @@ def behind(weight, config, training):
     found = conflict.curve(collisions.linear_distances(weight, positive, negative), config.budgets)
     numbers = {"zero_one": found.zero_one, "cross_entropy_nats": found.cross_entropy_nats}
     points = (len(positive), len(negative))
-    return bound_figures.Bound(training, "linear_1", np.array(config.budgets), **numbers, points=points)
+    return bound_curves.Bound(training, "linear_1", np.array(config.budgets), **numbers, points=points)
 
 
 plan = feature_bounds.deep(*place, "fcnn-benign")
@@ -159,7 +159,7 @@ trained = {(row["training"], row["units"]): row for row in rows if row["data"] =
 units = sorted({m for _, m in trained})
 controls = {"random": gaussian, "components": components}
 lost = {
-    (kind, m): bound_figures.budget_lost(behind(matrix[:m], plan, kind), images[place], CE)
+    (kind, m): bound_curves.budget_lost(behind(matrix[:m], plan, kind), images[place], CE)
     for (kind, matrix), m in itertools.product(controls.items(), units)
 }
 for m in units:
@@ -212,8 +212,8 @@ for where, training, layer in itertools.product(records, TRAININGS, LAYERS):
         names = f"{narrow}-{training}", f"{wide}-{training}"
         if set(names) <= learnt[where]:
             pair = [bounds[where, name][layer] for name in names]
-            step = bound_figures.gap(*pair, CE)
-            more = steps[where, training, layer, narrow] = bound_figures.budget_lost(*pair, CE)
+            step = bound_curves.gap(*pair, CE)
+            more = steps[where, training, layer, narrow] = bound_curves.budget_lost(*pair, CE)
             verdict = "true" if step.below >= -1e-9 else "mixed" if more > 0 else "false"
             label = f"{where[1]}, {TRAININGS[training]}, {LAYERS[layer]}, {WIDTHS[narrow]}"
             print(f"{verdict:5s} {label}: {more:+.2f} px, from {step.below:+.3f} to {step.above:+.3f} nats")
@@ -264,7 +264,7 @@ display(Markdown(runs.markdown_table(rows, columns, {"limit": ".1f"})))
 # %% tags=["nbval-ignore-output"]
 for m in (5, 10, 15, 30):
     both = [
-        bound_figures.budget_lost(behind(matrix[:m], plan, kind), images[place], CE)
+        bound_curves.budget_lost(behind(matrix[:m], plan, kind), images[place], CE)
         for kind, matrix in controls.items()
     ]
     print(f"{m} units: random rows lose {both[0]:.2f} px, principal components {both[1]:.2f} px")
@@ -274,7 +274,7 @@ for m in (5, 10, 15, 30):
 
 # %%
 for (where, _), layers in bounds.items():
-    for loss in bound_figures.LOSSES:
+    for loss in bound_curves.LOSSES:
         for bound in layers.values():
             assert (np.diff(bound.loss(loss)) >= -1e-9).all()
             assert (bound.loss(loss) >= images[where].loss(loss) - 1e-9).all()

@@ -31,11 +31,11 @@ import numpy as np
 from IPython.display import Markdown, display
 
 from semirobust import collisions, conflict, extractors, figures, runs
-from semirobust.experiments import bound_figures, feature_bounds, second_paper, small_convolutions
+from semirobust.experiments import bound_curves, extractor_networks, feature_bounds, small_convolutions
 
 figures.use_style()
-places = bound_figures.places(profile)
-CE, ZERO_ONE = bound_figures.LOSSES
+places = bound_curves.places(profile)
+CE, ZERO_ONE = bound_curves.LOSSES
 
 # %% [markdown]
 # ## The statement
@@ -54,18 +54,18 @@ records, bounds = {}, {}  # (profile, data set) -> name -> record or bound
 for where, dataset in places:
     configs = {name: feature_bounds.linear(where, dataset, name) for name in SHOWN}
     configs["images"] = feature_bounds.linear(where, dataset, "fcnn-benign", layer="input")
-    read = bound_figures.read(configs, where, profile=profile)
+    read = bound_curves.read(configs, where, profile=profile)
     if set(configs) <= set(read):
         records[where, dataset] = read
         bounds[where, dataset] = {
-            name: bound_figures.bound(record, "input" if name == "images" else "linear_1")
+            name: bound_curves.bound(record, "input" if name == "images" else "linear_1")
             for name, record in read.items()
         }
 for (where, dataset), found in bounds.items():
     n = found["images"].points
-    print(f"{where}, {bound_figures.DATASETS[dataset]}, {n[0]:,} and {n[1]:,} images")
+    print(f"{where}, {bound_curves.DATASETS[dataset]}, {n[0]:,} and {n[1]:,} images")
     for name in SHOWN:
-        sizes = [bound_figures.gap(found[name], found["images"], loss).above for loss in (CE, ZERO_ONE)]
+        sizes = [bound_curves.gap(found[name], found["images"], loss).above for loss in (CE, ZERO_ONE)]
         print(f"  {name:13s} above the images by at most {sizes[0]:.6f} nats, 0-1 loss {sizes[1]:.6f}")
 print("not stored: " + (", ".join(f"{a} {b}" for a, b in places if (a, b) not in bounds) or "nothing"))
 
@@ -74,16 +74,16 @@ for place, found in bounds.items():
     fig, axis = plt.subplots(figsize=(6.4, 3.6))
     for name in ("images", "fcnn-benign", "fcnn-pgd-2"):
         training = name.removeprefix("fcnn-")
-        label = name if name == "images" else f"fully connected, {bound_figures.training_name(training)}"
-        bound_figures.draw(axis, found[name], CE, label=label, style=bound_figures.training_style(training))
+        label = name if name == "images" else f"fully connected, {bound_curves.training_name(training)}"
+        bound_curves.draw(axis, found[name], CE, label=label, style=bound_curves.training_style(training))
     for name, marker, size in zip(SHOWN[:3], "ox.", (9, 6, 5), strict=True):
         training = name.removeprefix("cnn-")
         style = {"ls": "", "marker": marker, "ms": size, "mfc": "none", "zorder": 3}
-        style["color"] = bound_figures.training_style(training)["color"]
-        label = f"convolution, {bound_figures.training_name(training)}"
-        bound_figures.draw(axis, found[name], CE, label=label, style=style)
-    title = f"The convolutions lie on the images: {bound_figures.DATASETS[place[1]]}"
-    bound_figures.finish(axis, found.values(), CE, title=title)
+        style["color"] = bound_curves.training_style(training)["color"]
+        label = f"convolution, {bound_curves.training_name(training)}"
+        bound_curves.draw(axis, found[name], CE, label=label, style=style)
+    title = f"The convolutions lie on the images: {bound_curves.DATASETS[place[1]]}"
+    bound_curves.finish(axis, found.values(), CE, title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     sources, name = list(records[place].values()), f"27_convolution_{place[1]}"
     figures.save_figure(fig, name, profile=place[0], sources=sources, notebook="27_convolution")
@@ -102,13 +102,13 @@ plt.show()
 
 # %% tags=["nbval-ignore-output"]
 where, dataset = places[0]
-config = second_paper.NETWORKS[where][f"{dataset}-cnn-benign"]
-model, _ = second_paper.trained(config)
-shape = second_paper.images(config, "train").shape
+config = extractor_networks.NETWORKS[where][f"{dataset}-cnn-benign"]
+model, _ = extractor_networks.trained(config)
+shape = extractor_networks.images(config, "train").shape
 operator = extractors.as_layers(model, shape, depth=1)[0][0]
 matrix = operator @ np.eye(operator.shape[1])  # [filters 24 24, 784]
 width, size = config.width, len(matrix) // config.width  # filters, rows of one
-fully, _ = second_paper.trained(second_paper.NETWORKS[where][f"{dataset}-fcnn-benign"])
+fully, _ = extractor_networks.trained(extractor_networks.NETWORKS[where][f"{dataset}-fcnn-benign"])
 layers = {f"{k} filter" + "s" * (k > 1): matrix[: k * size] for k in (1, 2, 3, width)}
 layers[f"one filter {width} times"] = np.tile(matrix[:size], (width, 1))
 layers["fully connected"] = extractors.as_layers(fully, shape, depth=1)[0][0]
@@ -146,8 +146,8 @@ for name, curve in curves.items():
     line = {"ls": ":" if "times" in name else "-", "lw": WIDTHS.get(name, 1.6)}
     label = f"{name} (rank {ranks[name]})"
     axis.plot(grid, curve.cross_entropy_nats, color=figures.COLORS[looks[name]], label=label, **line)
-axis.set(xlim=(1, 4.5) if dataset == "digits" else (1.5, 5.5), ylim=(0, None), xlabel=bound_figures.BUDGET)
-axis.set(ylabel=bound_figures.LOSSES[CE], title="A low rank costs, and copies of a filter do not raise it")
+axis.set(xlim=(1, 4.5) if dataset == "digits" else (1.5, 5.5), ylim=(0, None), xlabel=bound_curves.BUDGET)
+axis.set(ylabel=bound_curves.LOSSES[CE], title="A low rank costs, and copies of a filter do not raise it")
 axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 numbers = {"budgets": list(grid), "ranks": ranks}
 numbers["cross_entropy_nats"] = {name: list(curve.cross_entropy_nats) for name, curve in curves.items()}
@@ -179,11 +179,11 @@ for network, seeds in SEEDS.items():
     for seed in seeds:
         config = small_convolutions.config(network, seed=seed)
         record = kept[network, seed] = small_convolutions.run_config(config, profile)
-        small[network, seed] = {layer: bound_figures.bound(record, layer) for layer in config.layers}
+        small[network, seed] = {layer: bound_curves.bound(record, layer) for layer in config.layers}
     for layer, bound in small[network, 0].items():
         found = kept[network, 0].metrics["layers"][layer]
         row = {"network": network, "layer": NAMES[layer], "rank": found["rank"]}
-        row |= {"forced": bound_figures.crossing(bound, 0.25, CE), "searched": found["searched"]}
+        row |= {"forced": bound_curves.crossing(bound, 0.25, CE), "searched": found["searched"]}
         rows.append(row | {"missed": f"{found['audit']['missed']} of {found['audit']['searched']}"})
 columns = {"network": "network", "layer": "behind", "rank": "rank", "forced": "0.25 nats forced at"}
 columns |= {"searched": "pairs searched", "missed": "missed"}
@@ -195,12 +195,12 @@ display(Markdown(runs.markdown_table(rows, columns, {"rank": ".0f", "forced": ".
 # %%
 def draw_network(axis, network, title):
     """The bounds behind each layer of one network."""
-    looks = {name: bound_figures.layer_style(kind) for name, kind in LAYER_KINDS.items()}
+    looks = {name: bound_curves.layer_style(kind) for name, kind in LAYER_KINDS.items()}
     for layer, bound in small[network, 0].items():
         style = looks[layer] | {"lw": {"input": 5, "bn": 3}.get(layer, 1.6)}
         style["alpha"] = 0.5 if layer == "input" else 1
-        bound_figures.draw(axis, bound, CE, label=NAMES[layer], style=style)
-    bound_figures.finish(axis, small[network, 0].values(), CE, title=title, note=network == "max_pool")
+        bound_curves.draw(axis, bound, CE, label=NAMES[layer], style=style)
+    bound_curves.finish(axis, small[network, 0].values(), CE, title=title, note=network == "max_pool")
     axis.set(xlim=(0.6, 1.7), xlabel="", ylabel="")
 
 
@@ -217,8 +217,8 @@ fig, axes = plt.subplots(2, 2, figsize=(8.2, 6.0), sharex=True, sharey=True)
 for axis, (network, title) in zip(axes.flat, TITLES.items(), strict=True):
     draw_network(axis, network, title)
     axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
-fig.supxlabel(bound_figures.BUDGET, fontsize=9)
-fig.supylabel(bound_figures.LOSSES[CE], fontsize=9)
+fig.supxlabel(bound_curves.BUDGET, fontsize=9)
+fig.supylabel(bound_curves.LOSSES[CE], fontsize=9)
 sources = [kept[network, 0] for network in TITLES]
 figures.save_figure(fig, "27_first_loss", profile=profile, sources=sources, notebook="27_convolution")
 plt.show()
@@ -235,7 +235,7 @@ for network in ("residual", "plain"):
     for seed in SEEDS[network]:
         found = small[network, seed]
         steps = (("relu", "bn"), ("out", "relu"))
-        lost[network, seed] = [bound_figures.budget_lost(found[a], found[b], CE) for a, b in steps]
+        lost[network, seed] = [bound_curves.budget_lost(found[a], found[b], CE) for a, b in steps]
     values = ", ".join("{:.3f} + {:.3f}".format(*lost[network, seed]) for seed in SEEDS[network])
     print(f"{network:8s} budget lost by the first ReLU + by the block: {values}")
 
@@ -299,8 +299,8 @@ print(
 # %%
 for found in bounds.values():
     for loss in (CE, ZERO_ONE):
-        assert all(abs(bound_figures.gap(found[n], found["images"], loss).above) < 1e-6 for n in SHOWN[:3])
-        assert all(bound_figures.gap(found[n], found["images"], loss).above > 0.1 for n in SHOWN[3:])
+        assert all(abs(bound_curves.gap(found[n], found["images"], loss).above) < 1e-6 for n in SHOWN[:3])
+        assert all(bound_curves.gap(found[n], found["images"], loss).above > 0.1 for n in SHOWN[3:])
 print("convolutions cost nothing, to 1e-6; fully connected layers cost more than 0.1: ok")
 assert ranks["1 filter"] == size and ranks[f"{width} filters"] == matrix.shape[1]
 one, copies = curves["1 filter"], curves[f"one filter {width} times"]
@@ -308,9 +308,9 @@ assert np.abs(one.cross_entropy_nats - copies.cross_entropy_nats).max() < 1e-6
 print("one filter has the rank of its numbers, all filters that of the pixels, copies add nothing: ok")
 for found in small.values():
     for loss in (CE, ZERO_ONE):
-        assert abs(bound_figures.gap(found["bn"], found["input"], loss).above) < 1e-9
+        assert abs(bound_curves.gap(found["bn"], found["input"], loss).above) < 1e-9
         layers = list(found.values())
-        assert all(bound_figures.gap(b, a, loss).below > -1e-9 for a, b in itertools.pairwise(layers))
+        assert all(bound_curves.gap(b, a, loss).below > -1e-9 for a, b in itertools.pairwise(layers))
 print("a layer never lowers a bound, and the small convolutions keep that of the images: ok")
 assert all(lost["residual", seed][1] < lost["plain", seed][1] for seed in SEEDS["plain"])
 print("the block costs more without its shortcut, in each seed: ok")

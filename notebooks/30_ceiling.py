@@ -31,12 +31,12 @@ import torch
 from IPython.display import Markdown, display
 
 from semirobust import collisions, extractors, figures, runs
-from semirobust.experiments import bound_figures, ceiling, ceiling_figures, feature_bounds, second_paper
+from semirobust.experiments import bound_curves, ceiling, ceiling_curves, extractor_networks, feature_bounds
 from semirobust.readouts import clip, l2
 from semirobust.theory import instances
 
 figures.use_style()
-places = bound_figures.places(profile)
+places = bound_curves.places(profile)
 NOTEBOOK = "30_ceiling"
 
 # %% [markdown]
@@ -113,7 +113,7 @@ for name, model in (("LADDER", instances.LADDER), ("SKEW", instances.SKEW)):
 networks = {}
 for where, dataset in places:
     plans = [plan for plan in ceiling.plans(where) if plan.network.dataset == dataset]
-    read = [ceiling_figures.read(plan, where, profile=profile) for plan in plans]
+    read = [ceiling_curves.read(plan, where, profile=profile) for plan in plans]
     if all(read):
         networks[where, dataset] = read
         for network in read:
@@ -130,12 +130,12 @@ print("not run: " + (", ".join(missing) or "nothing"))
 def figure_ceiling(place):
     """Above: over the budget. Below: layer by layer, at the budget where the ceiling is nearest to 1/2."""
     shown = networks[place]
-    budget = ceiling_figures.telling(shown[0])
+    budget = ceiling_curves.telling(shown[0])
     fig, axes = plt.subplots(2, 2, figsize=(9, 7.6), sharey=True)
     for (top, bottom), network in zip(axes.T, shown, strict=True):
-        ceiling_figures.draw_budgets(top, network)
-        ceiling_figures.draw_layers(bottom, network, budget)
-        top.set_title(f"training: {bound_figures.training_name(network.training)}; behind the second ReLU")
+        ceiling_curves.draw_budgets(top, network)
+        ceiling_curves.draw_layers(bottom, network, budget)
+        top.set_title(f"training: {bound_curves.training_name(network.training)}; behind the second ReLU")
         bottom.set_title(rf"layer by layer at $\varepsilon$ = {budget:g}")
     for axis in axes[:, 1]:
         axis.set_ylabel("")
@@ -143,7 +143,7 @@ def figure_ceiling(place):
     handles, labels = (list(chain.from_iterable(parts)) for parts in zip(*keys, strict=True))
     fig.legend(handles, labels, loc="outside lower center", ncols=3)
     n = sum(shown[0].record.metrics["n"])
-    title = f"No readout of a layer gets above its ceiling ({bound_figures.DATASETS[place[1]]}, {n} images)"
+    title = f"No readout of a layer gets above its ceiling ({bound_curves.DATASETS[place[1]]}, {n} images)"
     fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
 
@@ -181,7 +181,7 @@ def table(network):
 
 for (_, dataset), shown in networks.items():
     for network in shown:
-        title = f"**{bound_figures.DATASETS[dataset]}, {bound_figures.training_name(network.training)}**"
+        title = f"**{bound_curves.DATASETS[dataset]}, {bound_curves.training_name(network.training)}**"
         display(Markdown(f"{title}: ceiling / best attacked readout\n\n{table(network)}"))
 
 # %% [markdown]
@@ -203,10 +203,10 @@ for (_, dataset), shown in networks.items():
 # %% tags=["nbval-ignore-output"]
 suspects, HIDDEN = {}, {"answers": "hard answers", "neighbours": "neighbours"}
 for place, shown in networks.items():
-    budget = ceiling_figures.telling(shown[0])
-    found = [one for network in shown for one in ceiling_figures.passed(network)]
+    budget = ceiling_curves.telling(shown[0])
+    found = [one for network in shown for one in ceiling_curves.passed(network)]
     found.sort(key=lambda one: one.ceiling - one.followed)
-    blind = [one for network in shown for one in ceiling_figures.hidden(network, budget)]
+    blind = [one for network in shown for one in ceiling_curves.hidden(network, budget)]
     suspects[place] = found[:3] + blind
     tested = sum(len(network.readouts(layer)) for network in shown for layer in feature_bounds.LAYERS)
     print(
@@ -227,9 +227,9 @@ for place, shown in networks.items():
 # %% tags=["nbval-ignore-output"]
 for place, found in suspects.items():
     fig, axis = plt.subplots(figsize=(9, 4))
-    ceiling_figures.draw_passed(axis, found)
+    ceiling_curves.draw_passed(axis, found)
     title = "Attacks report the impossible, collisions find what they missed"
-    title += f" ({bound_figures.DATASETS[place[1]]})"
+    title += f" ({bound_curves.DATASETS[place[1]]})"
     axis.set_title(title)
     fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     sources = [source for network in networks[place] for source in network.sources]
@@ -260,7 +260,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 budget = 2.5
 plan = ceiling.plan("quick", "digits", "fcnn-benign")
-layers = extractors.as_layers(second_paper.trained(plan.network)[0], (1, 28, 28))
+layers = extractors.as_layers(extractor_networks.trained(plan.network)[0], (1, 28, 28))
 three, seven = feature_bounds.points(plan.bounds)
 found = collisions.find_transfer(layers[:1], three, seven, [budget])
 own = l2.own_readout(layers)
@@ -297,7 +297,7 @@ print("under the collisions no readout is above the ceiling that these prove, to
 print("no certificate above an attacked value: ok")
 for network in (network for shown in networks.values() for network in shown):
     for budget_shown in network.budgets:
-        for one in ceiling_figures.hidden(network, budget_shown):
+        for one in ceiling_curves.hidden(network, budget_shown):
             row = network.record.metrics["layers"]["relu_2"]["ceiling"]
             assert one.collisions <= row[network.budgets.index(budget_shown)] + 1e-6
 assert all(value <= found.ceiling(budget) + 1e-6 for value in live.values())

@@ -12,8 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from semirobust import runs
-from semirobust.experiments import bound_figures, feature_bounds
-from semirobust.experiments.bound_figures import Bound
+from semirobust.experiments import bound_curves, feature_bounds
+from semirobust.experiments.bound_curves import Bound
 
 matplotlib.use("agg")
 BUDGETS = (0.0, 1.0, 2.0, 3.0)
@@ -39,13 +39,13 @@ def record(attack: dict[str, object] | None) -> runs.Record:
     ],
 )
 def test_a_bound_is_read_from_a_record(attack: dict[str, object] | None, training: str, name: str) -> None:
-    found = bound_figures.bound(record(attack), "linear_1")
+    found = bound_curves.bound(record(attack), "linear_1")
     assert (found.training, found.points) == (training, (4, 5))
-    assert bound_figures.training_name(training) == name
+    assert bound_curves.training_name(training) == name
     assert found.at(2, "zero_one") == 0.25 and found.at(2, "cross_entropy_nats") == 0.3
     assert found.guessing("zero_one") == pytest.approx(4 / 9)
     with pytest.raises(ValueError, match="no layer 'relu_1'; it has linear_1"):
-        bound_figures.bound(record(attack), "relu_1")
+        bound_curves.bound(record(attack), "relu_1")
     with pytest.raises(ValueError, match=r"no bound was computed at budget 1\.5"):
         found.at(1.5, "zero_one")
     with pytest.raises(ValueError, match="no loss 'hinge'"):
@@ -59,10 +59,10 @@ def test_guessing_is_that_of_equal_classes() -> None:
 
 def test_the_gap_has_both_signs() -> None:
     first, second = made(0, 0.1, 0.2, 0.5), made(0, 0.0, 0.4, 0.5)
-    assert bound_figures.gap(first, second, "zero_one") == pytest.approx((0.1, 1.0, -0.2, 2.0))
+    assert bound_curves.gap(first, second, "zero_one") == pytest.approx((0.1, 1.0, -0.2, 2.0))
     other = replace(second, budgets=second.budgets + 1)
     with pytest.raises(ValueError, match="other budgets"):
-        bound_figures.gap(first, other, "zero_one")
+        bound_curves.gap(first, other, "zero_one")
 
 
 @pytest.mark.parametrize(
@@ -72,38 +72,38 @@ def test_the_budget_that_forces_a_loss(level: float, forced: float | None, about
     found = made(0, 0.1, 0.4, 0.4)
     if level == 0.25:
         found = replace(found, zero_one=np.array([0, 0.1, 0.3, 0.4]))
-    assert bound_figures.forced_at(found, level, "zero_one") == forced
-    assert bound_figures.crossing(found, level, "zero_one") == pytest.approx(about)
+    assert bound_curves.forced_at(found, level, "zero_one") == forced
+    assert bound_curves.crossing(found, level, "zero_one") == pytest.approx(about)
 
 
 def test_a_loss_forced_at_once_is_forced_at_the_first_budget() -> None:
     found = made(0.2, 0.2, 0.3, 0.5)
     assert (
-        bound_figures.crossing(found, 0.1, "zero_one") == 0 == bound_figures.forced_at(found, 0.1, "zero_one")
+        bound_curves.crossing(found, 0.1, "zero_one") == 0 == bound_curves.forced_at(found, 0.1, "zero_one")
     )
 
 
 def test_tables_have_a_line_for_each_bound() -> None:
     bounds = {"a": made(0, 0.1, 0.2, 0.5), "b": made(0, 0, 0, 0.2)}
-    losses = bound_figures.loss_table(bounds, (1, 3), "zero_one").splitlines()
+    losses = bound_curves.loss_table(bounds, (1, 3), "zero_one").splitlines()
     assert [cell.strip() for cell in losses[2].split("|")[1:-1]] == ["a", "0.100", "0.500"]
-    forced = bound_figures.forced_table(bounds, (0.2, 0.4), "zero_one").splitlines()
+    forced = bound_curves.forced_table(bounds, (0.2, 0.4), "zero_one").splitlines()
     assert [cell.strip() for cell in forced[3].split("|")[1:-1]] == ["b", "3.00", "—"]
 
 
 def test_the_span_is_where_a_curve_moves() -> None:
     bounds = [made(0, 0, 0.2, 0.499), made(0, 0, 0.5, 0.5)]
-    assert bound_figures.span(bounds, "zero_one") == (1.0, 3.0)
-    assert bound_figures.span(bounds[1:], "zero_one") == (1.0, 2.0)
-    assert bound_figures.span([made(0, 0, 0, 0.1)], "zero_one") == (2.0, 3.0)
+    assert bound_curves.span(bounds, "zero_one") == (1.0, 3.0)
+    assert bound_curves.span(bounds[1:], "zero_one") == (1.0, 2.0)
+    assert bound_curves.span([made(0, 0, 0, 0.1)], "zero_one") == (2.0, 3.0)
 
 
 def test_every_training_layer_and_width_has_a_look_of_its_own() -> None:
     trainings = ["images", "benign", *(f"{m}-{eps}" for m in ("pgd", "trades") for eps in (1, 2, 3))]
     for names, style in (
-        (trainings, bound_figures.training_style),
-        (list(feature_bounds.LAYERS), bound_figures.layer_style),
-        (["fcnn", "fcnn_small", "fcnn_smaller"], bound_figures.width_style),
+        (trainings, bound_curves.training_style),
+        (list(feature_bounds.LAYERS), bound_curves.layer_style),
+        (["fcnn", "fcnn_small", "fcnn_smaller"], bound_curves.width_style),
     ):
         assert len({tuple(style(name).items()) for name in names}) == len(names)
 
@@ -111,9 +111,9 @@ def test_every_training_layer_and_width_has_a_look_of_its_own() -> None:
 def test_a_panel_shows_its_curves_and_guessing() -> None:
     axis = Figure().subplots()
     found = made(0, 0.1, 0.2, 0.5)
-    style = bound_figures.training_style("pgd-2")
-    bound_figures.draw(axis, found, "zero_one", label="PGD at 2", style=style)
-    bound_figures.finish(axis, [found], "zero_one", title="a title")
+    style = bound_curves.training_style("pgd-2")
+    bound_curves.draw(axis, found, "zero_one", label="PGD at 2", style=style)
+    bound_curves.finish(axis, [found], "zero_one", title="a title")
     curve, guessing = axis.lines
     np.testing.assert_array_equal(curve.get_xydata(), np.stack([found.budgets, found.zero_one], axis=1))
     assert set(guessing.get_ydata()) == {0.5} and axis.get_xlim() == (0, 3)
@@ -130,32 +130,32 @@ def test_other_profiles_are_read_and_never_computed(monkeypatch: pytest.MonkeyPa
         return record(None)
 
     monkeypatch.setattr(feature_bounds, "run_config", run)
-    assert bound_figures.read(other, "reference", profile="quick") == {}
-    assert list(bound_figures.read(configs, "quick", profile="quick")) == ["benign"]
+    assert bound_curves.read(other, "reference", profile="quick") == {}
+    assert list(bound_curves.read(configs, "quick", profile="quick")) == ["benign"]
     assert computed == [(configs["benign"], "quick")]
 
 
 def test_a_notebook_shows_its_own_profile_first() -> None:
-    assert bound_figures.places("quick") == [
+    assert bound_curves.places("quick") == [
         ("quick", "digits"),
         ("reference", "mnist"),
         ("reference", "fashion_mnist"),
     ]
-    assert bound_figures.places("reference") == bound_figures.places("quick")[1:]
+    assert bound_curves.places("reference") == bound_curves.places("quick")[1:]
     with pytest.raises(ValueError, match="profile"):
-        bound_figures.places("other")
+        bound_curves.places("other")
 
 
 def test_the_budget_lost_is_the_mean_shift_of_a_curve() -> None:
     """Three curves that rise in one straight line each: the second a step later, the third half as steep."""
     steep, later, slow = made(0, 0.5, 0.5, 0.5), made(0, 0, 0.5, 0.5), made(0, 0.25, 0.5, 0.5)
-    assert bound_figures.budget_lost(steep, later, "zero_one") == pytest.approx(1)
-    assert bound_figures.budget_lost(steep, slow, "zero_one") == pytest.approx(0.5)  # none to one, evenly
-    assert bound_figures.budget_lost(slow, steep, "zero_one") == pytest.approx(-0.5)
-    assert bound_figures.budget_lost(steep, steep, "zero_one") == 0
+    assert bound_curves.budget_lost(steep, later, "zero_one") == pytest.approx(1)
+    assert bound_curves.budget_lost(steep, slow, "zero_one") == pytest.approx(0.5)  # none to one, evenly
+    assert bound_curves.budget_lost(slow, steep, "zero_one") == pytest.approx(-0.5)
+    assert bound_curves.budget_lost(steep, steep, "zero_one") == 0
     with pytest.raises(ValueError, match="other budgets"):
-        bound_figures.budget_lost(steep, replace(steep, budgets=2 * steep.budgets), "zero_one")
+        bound_curves.budget_lost(steep, replace(steep, budgets=2 * steep.budgets), "zero_one")
 
 
 def test_a_title_says_how_many_images() -> None:
-    assert bound_figures.scale("fashion_mnist", made(0, 0.5)).startswith("Fashion-MNIST, ")
+    assert bound_curves.scale("fashion_mnist", made(0, 0.5)).startswith("Fashion-MNIST, ")

@@ -16,7 +16,7 @@ from small_readouts import labelled, network, points, readout_of
 from semirobust import collisions, experiments, paths, runs
 from semirobust.collisions import ceiling, find_transfer
 from semirobust.conflict import ConflictGraph
-from semirobust.experiments import ceiling_figures, feature_bounds, second_paper
+from semirobust.experiments import ceiling_curves, extractor_networks, feature_bounds
 from semirobust.experiments.ceiling import Effort, other_images, run_config, stored
 from semirobust.experiments.ceiling import plan as experiments_plan
 from semirobust.experiments.ceiling import plans as experiments_plans
@@ -244,7 +244,7 @@ def test_readouts_are_trained_on_other_images_than_the_points():
     positive, negative = feature_bounds.points(config.bounds)
     one, two = other_images(config)
     assert len(positive) == len(negative) == 6 and len(one) == len(two) == 30
-    train = second_paper.images(config.network, "train")
+    train = extractor_networks.images(config.network, "train")
     for label, (mine, others) in enumerate(((positive, one), (negative, two))):
         own = train.images[train.labels == label].flatten(1)
         assert torch.equal(own[:6], torch.from_numpy(mine).float()) and torch.equal(own[6:36], others)
@@ -284,7 +284,7 @@ def stored_network(top=(1.0, 0.8), pgd=0.9, bounds=True):
     rows = {"input": {"zero_one": [0.0, 0.0, 0.0]}, "linear_1": {"zero_one": [0.0, 0.05, 0.05]}}
     rows |= {"relu_2": {"zero_one": [0.0, 0.25, 0.35]}}
     found = runs.Record(config | {"budgets": [0.5, 1.5, 2.5]}, {"layers": rows}, {}, record.path)
-    return ceiling_figures.Network(record, found if bounds else None)
+    return ceiling_curves.Network(record, found if bounds else None)
 
 
 def test_ceilings_are_the_smaller_of_run_and_bounds_and_fall_with_depth_and_budget():
@@ -297,7 +297,7 @@ def test_ceilings_are_the_smaller_of_run_and_bounds_and_fall_with_depth_and_budg
     assert grid.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
     table = np.array([found[name] for name in feature_bounds.LAYERS])
     assert (np.diff(table, axis=0) <= 0).all() and (np.diff(table, axis=1) <= 0).all()
-    assert ceiling_figures.telling(both) == 2.0
+    assert ceiling_curves.telling(both) == 2.0
 
 
 def test_what_readouts_reach_is_handed_on_to_earlier_layers_and_a_constant_has_zero():
@@ -309,11 +309,11 @@ def test_what_readouts_reach_is_handed_on_to_earlier_layers_and_a_constant_has_z
 
 
 def test_readouts_above_their_ceiling_are_listed():
-    assert ceiling_figures.passed(stored_network()) == []
-    (one,) = ceiling_figures.passed(stored_network(top=(0.85, 0.8), bounds=False))
+    assert ceiling_curves.passed(stored_network()) == []
+    (one,) = ceiling_curves.passed(stored_network(top=(0.85, 0.8), bounds=False))
     assert (one.training, one.name, one.layer, one.budget) == ("benign", "MLP readout", "relu_1", 1.0)
     assert (one.followed, one.longer, one.collisions, one.ceiling) == (0.9, None, 0.7, 0.85)
-    answers, neighbours = ceiling_figures.hidden(stored_network(), 2.0)
+    answers, neighbours = ceiling_curves.hidden(stored_network(), 2.0)
     assert answers.followed == neighbours.followed == 1.0
     assert (answers.collisions, answers.ceiling) == (0.3, pytest.approx(0.5))
 
@@ -322,15 +322,15 @@ def test_bounds_of_other_points_are_refused():
     found = stored_network()
     other = replace(found.bounds, config=found.bounds.config | {"per_class": 5})
     with pytest.raises(ValueError, match="another network, or of other points"):
-        ceiling_figures.Network(found.record, other)
+        ceiling_curves.Network(found.record, other)
 
 
 def test_the_drawings_show_what_is_stored():
     found = stored_network()
     fig, (over, beside, last) = plt.subplots(1, 3)
-    ceiling_figures.draw_budgets(over, found)
-    ceiling_figures.draw_layers(beside, found, 2.0)
-    ceiling_figures.draw_passed(last, ceiling_figures.hidden(found, 2.0))
+    ceiling_curves.draw_budgets(over, found)
+    ceiling_curves.draw_layers(beside, found, 2.0)
+    ceiling_curves.draw_passed(last, ceiling_curves.hidden(found, 2.0))
     assert [text.get_text() for text in beside.texts if text.get_text()] == [
         "1.00",
         "0.90",
@@ -347,4 +347,4 @@ def test_the_drawings_show_what_is_stored():
 
 def test_a_reader_of_another_profile_computes_nothing():
     plan = experiments_plan("quick", "digits", "fcnn-benign")
-    assert ceiling_figures.read(plan, "quick", profile="reference") is None
+    assert ceiling_curves.read(plan, "quick", profile="reference") is None

@@ -11,7 +11,7 @@ from helpers import use_store
 
 from semirobust import __main__, data, experiments, paths, runs, training
 from semirobust.experiments import algorithm_1, networks, tables
-from semirobust.experiments._verdicts import verdicts
+from semirobust.experiments.verdicts import verdicts
 from semirobust.runs import store as store_module
 from semirobust.training import PGD
 

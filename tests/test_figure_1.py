@@ -8,9 +8,9 @@ from helpers import use_store
 
 from semirobust import attacks, dependence, paths, training
 from semirobust.experiments import algorithm_1, figure_1, networks
-from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.figure_1 import ATTACKS, SizeConfig
 from semirobust.experiments.layerwise import FineTuning
+from semirobust.experiments.verdicts import verdicts
 from semirobust.training import PGD
 
 pytestmark = pytest.mark.one_store

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from semirobust.experiments import feature_bounds, first_layer
-from semirobust.experiments.bound_figures import LOSSES, Bound
+from semirobust.experiments.bound_curves import LOSSES, Bound
 
 GRID = np.arange(0, 8, 0.25)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from semirobust import conflict
-from semirobust.experiments import bound_figures, feature_bounds, other_images, second_paper
+from semirobust.experiments import bound_curves, extractor_networks, feature_bounds, other_images
 
 
 @pytest.fixture
@@ -18,7 +18,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> feature_bounds.Bo
     monkeypatch.setenv("SEMIROBUST_RESULTS", str(tmp_path))
     untrained = {"log": {"epochs": [{"epoch": 1, "loss": 0.0, "train_accuracy": 0.5}]}}
     monkeypatch.setattr(
-        second_paper, "trained", lambda network, **_: (second_paper.build(network).eval(), untrained)
+        extractor_networks,
+        "trained",
+        lambda network, **_: (extractor_networks.build(network).eval(), untrained),
     )
     return replace(feature_bounds.deep("quick", "digits", "fcnn-benign"), per_class=10)
 
@@ -35,16 +37,16 @@ def test_their_bounds_are_those_of_their_distances(config: feature_bounds.Bounds
     positive, negative = feature_bounds.points(config, skip=10)
     half = np.linalg.norm(positive[:, None] - negative, axis=2) / 2
     expected = conflict.curve(half, config.budgets)
-    found = bound_figures.bound(record, "input")
+    found = bound_curves.bound(record, "input")
     assert found.points == (10, 10)
     np.testing.assert_allclose(found.cross_entropy_nats, expected.cross_entropy_nats, atol=1e-9)
     np.testing.assert_allclose(found.zero_one, expected.zero_one, atol=1e-12)
     assert not np.allclose(found.zero_one, feature_bounds_of(config).zero_one)
 
 
-def feature_bounds_of(config: feature_bounds.BoundsConfig) -> bound_figures.Bound:
+def feature_bounds_of(config: feature_bounds.BoundsConfig) -> bound_curves.Bound:
     own = feature_bounds.run_config(replace(config, layers=("input",)), "quick")
-    return bound_figures.bound(own, "input")
+    return bound_curves.bound(own, "input")
 
 
 def test_they_are_stored_under_their_own_name(config: feature_bounds.BoundsConfig) -> None:

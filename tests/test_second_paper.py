@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from semirobust import runs
-from semirobust.experiments import networks, second_paper
+from semirobust.experiments import extractor_networks, networks
 from semirobust.extractors import as_layers
 from semirobust.training import PGDL2, TRADES, loop
 
@@ -32,11 +32,11 @@ QUICK_WIDTHS = {"fcnn": 90, "fcnn_small": 45, "fcnn_smaller": 22, "cnn": 6}
     ("profile", "datasets"), [("quick", {"digits"}), ("reference", {"mnist", "fashion_mnist"})]
 )
 def test_every_network_of_the_figures_is_there(profile: str, datasets: set[str]) -> None:
-    found = second_paper.NETWORKS[profile]
+    found = extractor_networks.NETWORKS[profile]
     assert {config.dataset for config in found.values()} == datasets
     assert len({runs.config_hash(config) for config in found.values()}) == len(found) == 14 * len(datasets)
     for dataset in datasets:
-        widths = {n: found[f"{dataset}-{n}-pgd-2"].width for n in second_paper.ARCHITECTURES}
+        widths = {n: found[f"{dataset}-{n}-pgd-2"].width for n in extractor_networks.ARCHITECTURES}
         printed_widths = {"fcnn": 300, "fcnn_small": 150, "fcnn_smaller": 75, "cnn": 20}
         assert widths == (QUICK_WIDTHS if profile == "quick" else printed_widths)
         assert found[f"{dataset}-fcnn-benign"].train.attack is None
@@ -51,7 +51,7 @@ def test_every_network_of_the_figures_is_there(profile: str, datasets: set[str])
 
 
 def test_networks_of_one_architecture_differ_in_the_attack_only() -> None:
-    for found in second_paper.NETWORKS.values():
+    for found in extractor_networks.NETWORKS.values():
         for config in found.values():
             partner = next(
                 other
@@ -63,19 +63,19 @@ def test_networks_of_one_architecture_differ_in_the_attack_only() -> None:
 
 
 def test_the_paper_profile_has_the_networks_of_the_reference_profile() -> None:
-    assert second_paper.NETWORKS["paper"] == second_paper.NETWORKS["reference"]
+    assert extractor_networks.NETWORKS["paper"] == extractor_networks.NETWORKS["reference"]
 
 
 def test_digits_are_three_against_seven_at_the_size_of_mnist() -> None:
-    config = second_paper.NETWORKS["quick"]["digits-fcnn-benign"]
+    config = extractor_networks.NETWORKS["quick"]["digits-fcnn-benign"]
     for split in ("train", "test"):
-        images = second_paper.images(config, split)
+        images = extractor_networks.images(config, split)
         assert images.shape == (1, 28, 28) and images.classes == ("3", "7")
         assert set(images.labels.tolist()) == {0, 1}
 
 
 def test_labels() -> None:
-    found = second_paper.NETWORKS["quick"]
+    found = extractor_networks.NETWORKS["quick"]
     assert found["digits-fcnn-benign"].label == "fcnn, width 90, benign"
     assert found["digits-fcnn_small-pgd-2"].label == "fcnn, width 45, PGD at 2"
     assert found["digits-cnn-trades-2"].label == "cnn, width 6, TRADES at 2"
@@ -83,16 +83,16 @@ def test_labels() -> None:
 
 @pytest.mark.parametrize("name", ["digits-fcnn-trades-2", "digits-cnn-benign"])
 def test_a_network_is_trained_once_and_exported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = second_paper.NETWORKS["quick"][name]
+    config = extractor_networks.NETWORKS["quick"][name]
     config = replace(config, width=4, train=replace(config.train, epochs=2))
     lines: list[str] = []
-    model, meta = second_paper.trained(config, say=lines.append)
+    model, meta = extractor_networks.trained(config, say=lines.append)
     assert not model.training and len(meta["log"]["epochs"]) == 2 and meta["log"]["n_train"] == 253
     assert [line.split(":")[0] for line in lines] == [f"{config.label} on digits 3 against 7"] * 2
     monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
-    again, _ = second_paper.trained(config)
+    again, _ = extractor_networks.trained(config)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    images = second_paper.images(config, "test")
+    images = extractor_networks.images(config, "test")
     x = images.batch(slice(0, 20))
     weight, bias = as_layers(model, images.shape, depth=1)[0]
     first = "fc1" if config.model == "fcnn" else "bn1"

@@ -11,7 +11,7 @@ import torch
 from helpers import warmed
 
 from semirobust import collisions
-from semirobust.experiments import bound_figures, small_convolutions
+from semirobust.experiments import bound_curves, small_convolutions
 from semirobust.extractors import Chain
 
 NAMES = list(small_convolutions.NETWORKS)
@@ -82,10 +82,10 @@ def test_a_run_has_the_form_that_figures_read() -> None:
     said: list[str] = []
     record = small_convolutions.run_config(small, "quick", say=said.append)
     assert record.metrics["n"] == [3, 3] and record.metrics["network"]["epoch"] == 1
-    bounds = [bound_figures.bound(record, layer) for layer in small.layers]
+    bounds = [bound_curves.bound(record, layer) for layer in small.layers]
     assert [found.training for found in bounds] == ["benign"] * 4
     for before, after in pairwise(bounds):
-        assert bound_figures.gap(after, before, "cross_entropy_nats").below > -1e-9
+        assert bound_curves.gap(after, before, "cross_entropy_nats").below > -1e-9
     ranks = [record.metrics["layers"][layer]["rank"] for layer in small.layers]
     assert ranks[0] == 64 and ranks[0] >= ranks[1] >= ranks[2] >= ranks[3] and ranks[3] <= 18
     assert any("pairs searched" in line for line in said)

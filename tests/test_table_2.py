@@ -12,8 +12,8 @@ import torch
 from helpers import use_store
 
 from semirobust import attacks, experiments, layers, paths, readouts, training
-from semirobust.experiments import _table_2_run, _verdicts, networks, table_2, tables
-from semirobust.experiments._table_2_run import FITS, READOUTS, Sizes
+from semirobust.experiments import networks, table_2, tables, verdicts
+from semirobust.experiments.algorithm_2 import FITS, READOUTS, ReadoutConfig, Sizes, run_readouts
 from semirobust.experiments.table_2 import ATTACKS
 from semirobust.readouts import algorithm_2
 from semirobust.training import PGD
@@ -72,12 +72,12 @@ def test_every_cell_is_there(outcome):
                     for made in ("transfer", "adaptive"):
                         summary = cells[fit][made]
                         assert summary["n"] == n
-                        assert _verdicts.verdicts(summary).mean() == pytest.approx(summary["accuracy"])
+                        assert verdicts.verdicts(summary).mean() == pytest.approx(summary["accuracy"])
             assert row["readouts"]["algorithm_2"]["scored"]["out_of_batch"]["n"] == n
             assert all(len(row["controls"][name]) == 5 for name in ("permuted", "noise", "random_weights"))
         assert outcome.records[attack].metrics["batches"] == n // 10
-        clean = _verdicts.verdicts(outcome.star("none"))[:n]
-        attacked = _verdicts.verdicts(outcome.star(attack, "adaptive"))
+        clean = verdicts.verdicts(outcome.star("none"))[:n]
+        attacked = verdicts.verdicts(outcome.star(attack, "adaptive"))
         assert not (attacked & ~clean).any()  # what is misclassified already stays so
 
 
@@ -100,7 +100,7 @@ def test_the_cells_are_those_of_the_public_functions(outcome):
             with torch.no_grad():
                 right = (model(attacked[:60]).argmax(1) == test.labels[:60]).numpy()
             cell = outcome.row("pgd", 13)["readouts"][readout][fit]
-            assert (right != _verdicts.verdicts(cell["transfer"])).sum() <= 1  # a tie may round the other way
+            assert (right != verdicts.verdicts(cell["transfer"])).sum() <= 1  # a tie may round the other way
             again = attacks.evaluate(
                 model, test.images[:60], test.labels[:60], "pgd", eps=0.1, step=0.05, steps=2
             )
@@ -117,14 +117,14 @@ def test_stopping_at_the_first_success_changes_no_verdict_of_the_network_but_the
         for cells in rules.values():
             assert cells.keys() == {"star", "scored", "out_of_batch", "other"}
             assert {summary["n"] for summary in cells.values()} == {images}
-        clean = _verdicts.verdicts(outcome.star("none"))[:images]
-        stopped = _verdicts.verdicts(rules["first_success"]["star"])
+        clean = verdicts.verdicts(outcome.star("none"))[:images]
+        stopped = verdicts.verdicts(rules["first_success"]["star"])
         assert not (stopped & ~clean).any()  # what is misclassified stays where it is
     full = outcome.stopping[60].metrics["all_steps"]
     assert full["star"]["correct"] == outcome.star("pgd")["correct"]
     row = outcome.row("pgd", 17)["readouts"]["algorithm_2"]
     for fit in FITS:
-        difference = _verdicts.verdicts(full[fit]) != _verdicts.verdicts(row[fit]["transfer"])
+        difference = verdicts.verdicts(full[fit]) != verdicts.verdicts(row[fit]["transfer"])
         assert difference.sum() <= 1
     assert full["out_of_batch"]["correct"] == row["scored"]["out_of_batch"]["correct"]
 
@@ -178,6 +178,6 @@ def test_bad_configurations_are_refused_before_any_training(outcome, monkeypatch
     network = outcome.plan.network
     standard = replace(network, train=replace(network.train, attack=None))
     with pytest.raises(ValueError, match="adversarially trained"):
-        _table_2_run.run_readouts(_table_2_run.ReadoutConfig(standard, "pgd", SIZES))
+        run_readouts(ReadoutConfig(standard, "pgd", SIZES))
     with pytest.raises(ValueError, match="two sets of 251 test images are needed; digits has 500"):
-        _table_2_run.run_readouts(_table_2_run.ReadoutConfig(network, "pgd", replace(SIZES, test=251)))
+        run_readouts(ReadoutConfig(network, "pgd", replace(SIZES, test=251)))

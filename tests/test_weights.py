@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semirobust import attacks, runs
-from semirobust.experiments import _verdicts, networks, table_2
+from semirobust.experiments import networks, table_2, verdicts
 from semirobust.runs import store
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
@@ -63,5 +63,5 @@ def test_the_committed_network_has_the_verdicts_that_are_stored(monkeypatch):
     test = networks.test_images(plan.network, 500)
     for attack in ("none", "fgsm"):
         found = attacks.evaluate(model, test.images, test.labels, attack, eps=8 / 255, seed=0)
-        stored = _verdicts.verdicts(outcome.star(attack))[:500]
+        stored = verdicts.verdicts(outcome.star(attack))[:500]
         assert (found.correct.numpy() != stored).mean() <= 0.01  # sums in another order

@@ -16,8 +16,8 @@ from torch import nn
 from semirobust import attacks, dependence, layers, paths, runs, training
 from semirobust.data import Images
 from semirobust.experiments import networks
-from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import Pair
+from semirobust.experiments.verdicts import summary
 from semirobust.layers import fast_dtype
 from semirobust.training import TrainConfig
 

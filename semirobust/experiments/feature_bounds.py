@@ -23,8 +23,8 @@ import numpy as np
 
 from semirobust import collisions, conflict, extractors, paths, runs
 from semirobust.collisions import Search, linear_distances
-from semirobust.experiments import second_paper
-from semirobust.experiments.second_paper import ExtractorConfig
+from semirobust.experiments import extractor_networks
+from semirobust.experiments.extractor_networks import ExtractorConfig
 from semirobust.extractors import Array
 from semirobust.paths import cores
 
@@ -93,7 +93,7 @@ def budgets(dataset: str) -> tuple[float, ...]:
 
 def linear(profile: str, dataset: str, network: str, *, layer: str = "linear_1") -> BoundsConfig:
     """An exact bound: behind the first linear layer of a network (``fcnn-pgd-2``), or on the images."""
-    found = second_paper.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
+    found = extractor_networks.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
     return BoundsConfig(found, (layer,), SCALES[profile].linear, budgets(dataset))
 
 
@@ -103,7 +103,7 @@ EVERY_LAYER = ("fcnn-benign", "fcnn-pgd-2")
 
 def deep(profile: str, dataset: str, network: str) -> BoundsConfig:
     """The bounds of the layers of a fully connected network, on fewer images, those behind ReLUs too."""
-    found = second_paper.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
+    found = extractor_networks.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
     if network in EVERY_LAYER:
         layers = tuple(LAYERS)
     elif network.startswith("fcnn-"):
@@ -115,7 +115,7 @@ def deep(profile: str, dataset: str, network: str) -> BoundsConfig:
 
 def names(profile: str, dataset: str, architecture: str) -> list[str]:
     """The networks of an architecture, ``fcnn``: ``fcnn-benign``, ``fcnn-pgd-1`` and so on."""
-    known = second_paper.NETWORKS[paths.check_profile(profile)]
+    known = extractor_networks.NETWORKS[paths.check_profile(profile)]
     start = f"{dataset}-{architecture}-"
     return [name.removeprefix(f"{dataset}-") for name in known if name.startswith(start)]
 
@@ -143,7 +143,7 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
 
     skip: so many images of each class are left out first, for the same bounds from other images.
     """
-    model, meta = second_paper.trained(config.network, say=say)
+    model, meta = extractor_networks.trained(config.network, say=say)
     positive, negative = points(config, skip=skip)
     label = f"{config.network.label} on {config.network.dataset}"
     search: Search | None = None
@@ -159,7 +159,11 @@ def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: N
         row["seconds"] = round(time.perf_counter() - started, 3)
         found[name] = row
         tell(f"0-1 loss up to {max(row['zero_one']):.3f}, {row['searched']} pairs searched")
-    return {"n": [len(positive), len(negative)], "layers": found, "network": second_paper.last_epoch(meta)}
+    return {
+        "n": [len(positive), len(negative)],
+        "layers": found,
+        "network": extractor_networks.last_epoch(meta),
+    }
 
 
 def _chunks(config: BoundsConfig) -> Path:
@@ -182,7 +186,7 @@ def _layer(
     say: Say,
 ) -> tuple[dict[str, Any], Search | None]:
     depth, rectified = LAYERS[name]
-    shape = second_paper.images(config.network, "train").shape
+    shape = extractor_networks.images(config.network, "train").shape
     if depth < 2 and not rectified:
         weight = (
             np.eye(positive.shape[1]) if depth == 0 else extractors.as_layers(model, shape, depth=1)[0][0]
@@ -211,8 +215,8 @@ def _layer(
 def points(config: BoundsConfig, *, skip: int = 0) -> tuple[Array, Array]:
     """The first ``per_class`` training images of each class after ``skip``, flattened: float64 [N, d], in
     [0, 1]."""
-    train = second_paper.images(config.network, "train")
-    first, second = second_paper.vectors(train, config.per_class, skip=skip)
+    train = extractor_networks.images(config.network, "train")
+    first, second = extractor_networks.vectors(train, config.per_class, skip=skip)
     return first.double().numpy(), second.double().numpy()
 
 

@@ -21,9 +21,9 @@ from torch import nn
 
 from semirobust import attacks, dependence, layers, paths, runs, training
 from semirobust.experiments import algorithm_1, networks
-from semirobust.experiments._verdicts import summary
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.networks import Pair
+from semirobust.experiments.verdicts import summary
 
 EXPERIMENT = "figure_1"
 ATTACKS = ("none", "fgsm", "pgd", "autoattack")

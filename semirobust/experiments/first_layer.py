@@ -15,7 +15,7 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from semirobust.experiments import feature_bounds
-from semirobust.experiments.bound_figures import Bound, crossing, gap, training_name
+from semirobust.experiments.bound_curves import Bound, crossing, gap, training_name
 from semirobust.experiments.feature_bounds import BoundsConfig
 
 METHODS = ("pgd", "trades")

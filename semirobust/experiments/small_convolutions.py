@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from semirobust import collisions, data, extractors, models, runs, training
-from semirobust.experiments import networks, second_paper
+from semirobust.experiments import extractor_networks, networks
 from semirobust.extractors import Array, Chain
 from semirobust.training import TrainConfig
 
@@ -148,7 +148,7 @@ def _train(
 
 def points(config: ChainConfig) -> tuple[Array, Array]:
     """The first ``per_class`` training images of the two classes, flattened: float64 [N, 64], in [0, 1]."""
-    first, second = second_paper.vectors(images("train"), config.per_class)
+    first, second = extractor_networks.vectors(images("train"), config.per_class)
     return first.double().numpy(), second.double().numpy()
 
 
@@ -212,7 +212,7 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
             "seconds": round(time.perf_counter() - started, 3),
         }
         say(f"{config.network.name}, {layer}: {found[layer]['searched']} pairs searched")
-    network = second_paper.last_epoch(meta)
+    network = extractor_networks.last_epoch(meta)
     return {"n": [len(positive), len(negative)], "layers": found, "network": network}
 
 

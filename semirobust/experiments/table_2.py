@@ -27,7 +27,7 @@ import numpy as np
 
 from semirobust import paths, runs
 from semirobust.experiments import networks, tables
-from semirobust.experiments._table_2_run import (
+from semirobust.experiments.algorithm_2 import (
     READOUTS,
     ReadoutConfig,
     Sizes,
@@ -35,21 +35,9 @@ from semirobust.experiments._table_2_run import (
     run_readouts,
     run_stopping,
 )
-from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.networks import NetworkConfig
+from semirobust.experiments.verdicts import verdicts
 from semirobust.statistics import paired_difference
-
-__all__ = [
-    "FITS",
-    "N_FA",
-    "READOUTS",
-    "ReadoutConfig",
-    "Sizes",
-    "StoppingConfig",
-    "run_readouts",
-    "run_stopping",
-    "verdicts",
-]
 
 EXPERIMENT = "table_2"
 STOPPING = "table_2_stopping"

@@ -12,8 +12,8 @@ import numpy as np
 
 from semirobust import data, runs, statistics, training
 from semirobust.experiments import algorithm_1
-from semirobust.experiments._verdicts import verdicts
 from semirobust.experiments.algorithm_1 import Outcome, Plan
+from semirobust.experiments.verdicts import verdicts
 
 #: keys and headings of Tables 1 and 3; accuracies in per cent, dependence in bits with its shuffled control
 COLUMNS = {

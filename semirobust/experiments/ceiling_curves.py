@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgba
 
 from semirobust import collisions, figures, runs
 from semirobust.experiments import feature_bounds
-from semirobust.experiments.bound_figures import BUDGET, training_name, training_of
+from semirobust.experiments.bound_curves import BUDGET, training_name, training_of
 from semirobust.experiments.ceiling import CeilingConfig, run_config, stored
 from semirobust.experiments.feature_bounds import LAYERS, NAMES
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from semirobust import attacks, layers, readouts
 from semirobust.experiments import networks
-from semirobust.experiments._verdicts import summary
 from semirobust.experiments.networks import NetworkConfig
+from semirobust.experiments.verdicts import summary
 from semirobust.layers import outputs
 from semirobust.readouts import Activations, LinearReadout, Solution, algorithm_2, solve
 from semirobust.training import PGD
