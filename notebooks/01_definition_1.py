@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import drawing, figures, paths, runs
+from semirobust import figures, paths, runs
 from semirobust.experiments import layerwise
 from semirobust.theory import (
     GAUSS,
@@ -82,8 +82,8 @@ def figure_reach(model, names):
     """Reachable sets above, conflict graphs below, layer by layer."""
     fig, axes = plt.subplots(2, model.depth + 1, figsize=(9.6, 5.6), height_ratios=(3, 2))
     for j, (above, below) in enumerate(axes.T):
-        drawing.draw_reach(above, model, j)
-        drawing.draw_conflicts(below, model, j)
+        figures.draw_reach(above, model, j)
+        figures.draw_conflicts(below, model, j)
         above.set_title(rf"{names[j]}: $\Gamma^\star_{j}$ = {model.gamma_star(j)}")
         above.set_xlabel(f"value of {names[j]}")
     axes[0, 0].set_ylabel("point (its clean input)")

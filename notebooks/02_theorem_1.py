@@ -29,7 +29,7 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import drawing, figures, paths
+from semirobust import figures, paths
 from semirobust.experiments import layerwise
 from semirobust.theory import (
     ARBITRARY_K,
@@ -72,7 +72,7 @@ for j in (3, 2, 1):
     readouts.insert(0, {z: readouts[0][w] for zs, ws in steps for z, w in zip(zs, ws, strict=True)})
 
 fig, axis = plt.subplots(figsize=(7.6, 4.8))
-drawing.draw_layers(axis, LADDER, readouts)
+figures.draw_layers(axis, LADDER, readouts)
 axis.set_title("Readouts go back along the arrows; merged values stay merged")
 fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, markerscale=0.7)
 data = [{str(z): str(g) for z, g in readout.items()} for readout in readouts]
@@ -112,7 +112,7 @@ for j, readout in enumerate(readouts):
 linear = [round(enumeration.best_linear_correlation(XOR, j), 9) + 0.0 for j in (1, 2)]
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.2))
 for v, label in enumerate(XOR.labels):
-    colour, marker = drawing.CLASS_COLORS[label], drawing.CLASS_MARKERS[label]
+    colour, marker = figures.CLASS_COLORS[label], figures.CLASS_MARKERS[label]
     name = f"$y = {label:+d}$" if v < 2 else None
     axes[0].scatter(*XOR.values(1)[v][0], 110, colour, marker=marker, zorder=3, label=name)
     axes[1].scatter(XOR.values(2)[v][0], 0, 110, colour, marker=marker, zorder=3)
@@ -144,7 +144,7 @@ titles = {
 }
 fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.3))
 for axis, (name, model) in zip(axes, ARBITRARY_K.items(), strict=True):
-    drawing.draw_reach(axis, model, model.depth)
+    figures.draw_reach(axis, model, model.depth)
     axis.set_title(rf"{titles[name]}: $\Gamma^\star$ = {model.gamma_star(model.depth)}")
     axis.set_xlabel("value of the last layer")
 axes[0].set_ylabel("input $x$")

@@ -29,7 +29,7 @@ from fractions import Fraction
 import matplotlib.pyplot as plt
 import numpy as np
 
-from semirobust import drawing, figures, paths
+from semirobust import figures, paths
 from semirobust.experiments import layerwise
 from semirobust.theory import LADDER, FiniteModel, enumeration, gaussian, information, instances, proof_steps
 
@@ -151,7 +151,7 @@ print(f"truth: Gamma_n(id) = {after}, and the best readout of layer n has {best}
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(7.8, 3.4), width_ratios=[2.2, 1.3, 2.0])
 for j, title in enumerate(("Layer $n-1$", "Layer $n$")):
-    drawing.draw_reach(axes[j], model, j)
+    figures.draw_reach(axes[j], model, j)
     axes[j].set(title=title, xlabel="$g = (y, b+\\delta)$" if j == 0 else "$h$")
 axes[0].set_ylabel("clean point $(y, b)$")
 axes[1].set_yticklabels([])

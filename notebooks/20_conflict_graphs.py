@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import linprog
 
-from semirobust import drawing, figures, paths
+from semirobust import figures, paths
 from semirobust.conflict import ConflictGraph, exact_cover, exact_cross_entropy
 from semirobust.theory import FiniteModel
 
@@ -140,7 +140,7 @@ print("the repaired construction reaches this q:", reaches(q, (1,)))
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4))
-drawing.draw_conflicts(left, model, 0)
+figures.draw_conflicts(left, model, 0)
 left.set_title(f"0-1 loss: cover of mass {cover.weight}")
 left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
 places, middle = np.array([(0, 0), (0, 1), (0, 2), (1, 0.25), (1, 1.75)]), {"ha": "center", "va": "center"}
@@ -151,8 +151,8 @@ for u, v in edges:
     box = {"fc": "white", "ec": "none", "pad": 1.5}
     right.text(*(0.62 * ends[0] + 0.38 * ends[1]), str(x), bbox=box, **middle)
 for v, ((x, y), label, chance) in enumerate(zip(places, model.labels, q, strict=True)):
-    looks = {"marker": drawing.CLASS_MARKERS[label], "facecolor": "white", "linewidth": 1.6}
-    right.scatter(x, y, 1000, edgecolor=drawing.CLASS_COLORS[label], zorder=3, **looks)
+    looks = {"marker": figures.CLASS_MARKERS[label], "facecolor": "white", "linewidth": 1.6}
+    right.scatter(x, y, 1000, edgecolor=figures.CLASS_COLORS[label], zorder=3, **looks)
     right.text(x, y, str(chance), zorder=4, **middle)
     right.text(2 * x - 0.5, y, f"point {v + 1}", **middle)
 right.set(xlim=(-0.9, 1.9), ylim=(2.6, -0.6), title=f"cross-entropy: {ce.loss_nats:.4f} nats")

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from semirobust import collisions, extractors, figures, paths
-from semirobust.experiments import bound_curves, extractor_networks
+from semirobust.experiments import extractor_networks
 from semirobust.extractors import as_layers
 
 figures.use_style()
@@ -195,8 +195,8 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 TRAINED = {"benign": "fcnn-benign", "PGD at 2": "fcnn-pgd-2", "TRADES at 2": "fcnn-trades-2"}
 LOOKS = {
-    "images": bound_curves.training_style("images"),
-    **{name: bound_curves.training_style(key.removeprefix("fcnn-")) for name, key in TRAINED.items()},
+    "images": figures.bounds.training_style("images"),
+    **{name: figures.bounds.training_style(key.removeprefix("fcnn-")) for name, key in TRAINED.items()},
 }
 config = networks[f"{dataset}-fcnn-benign"]
 sets = [extractor_networks.images(config, split) for split in ("train", "test")]

@@ -84,7 +84,7 @@ print("not stored: " + (", ".join(f"{a} {b}" for a, b in places if (a, b) not in
 # %% tags=["nbval-ignore-output"]
 for (where, dataset), seeds in bounds.items():
     named = {bound_curves.training_name(name): found for name, found in seeds[0].items()}
-    low, high = bound_curves.span(named.values(), CE)
+    low, high = figures.bounds.span(named.values(), CE)
     shown = [budget for budget in seeds[0]["images"].budgets if low < budget < high][1::3]
     display(
         Markdown(
@@ -101,9 +101,9 @@ def figure(place, loss):
     for axis, method in zip(axes, ("pgd", "trades"), strict=True):
         shown = {n: b for n, b in found.items() if n.partition("-")[0] in ("images", "benign", method)}
         for name, bound in shown.items():
-            style, label = bound_curves.training_style(name), bound_curves.training_name(name)
-            bound_curves.draw(axis, bound, loss, label=label, style=style)
-        bound_curves.finish(axis, found.values(), loss, title=f"{method.upper()} training")
+            style, label = figures.bounds.training_style(name), bound_curves.training_name(name)
+            figures.bounds.draw(axis, bound, loss, label=label, style=style)
+        figures.bounds.finish(axis, found.values(), loss, title=f"{method.upper()} training")
         axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
     axes[1].set_ylabel("")
     fig.suptitle(f"The first linear layer costs robustness: {bound_curves.DATASETS[place[1]]}", weight="bold")
@@ -139,11 +139,11 @@ def draw_forced(axis, place, level=0.25):
     """The budget that forces a loss, for each training; crosses are the other seeds."""
     seeds = bounds[place]
     ceiling = bound_curves.crossing(seeds[0]["images"], level, CE)
-    axis.axhline(ceiling, label="images", **bound_curves.training_style("images"))
+    axis.axhline(ceiling, label="images", **figures.bounds.training_style("images"))
     lowest = ceiling
     for method, shift in (("benign", 0), ("pgd", -0.05), ("trades", 0.05)):
         names = ["benign"] + [f"{method}-{budget}" for budget in "123" if method != "benign"]
-        colour = bound_curves.training_style(names[-1])["color"]
+        colour = figures.bounds.training_style(names[-1])["color"]
         for seed, found in seeds.items():
             heights = [bound_curves.crossing(found[name], level, CE) for name in names]
             lowest = min(lowest, *heights)

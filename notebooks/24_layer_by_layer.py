@@ -84,10 +84,10 @@ def figure_layers(place):
     every = [bound for name in TRAININGS for bound in bounds[*place, name].values()]
     for (loss, name), axis in zip(itertools.product(LOSSES, TRAININGS), axes.flat, strict=True):
         for layer, bound in bounds[*place, name].items():
-            style = bound_curves.layer_style(layer) | WIDTHS.get(layer, {})
-            bound_curves.draw(axis, bound, loss, label=NAMES[layer], style=style)
+            style = figures.bounds.layer_style(layer) | WIDTHS.get(layer, {})
+            figures.bounds.draw(axis, bound, loss, label=NAMES[layer], style=style)
         title = TRAININGS[name] + " training" if name == "fcnn-benign" else TRAININGS[name]
-        bound_curves.finish(axis, every, loss, title=title[0].upper() + title[1:])
+        figures.bounds.finish(axis, every, loss, title=title[0].upper() + title[1:])
         axis.label_outer()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     title = f"The first layer and its ReLU cost the most ({bound_curves.scale(place[1], every[0])})"
@@ -181,14 +181,14 @@ fig, axes = plt.subplots(1, 2, figsize=(8.6, 3.9), sharey=True)
 for axis, name in zip(axes, TRAININGS, strict=True):
     own, other = bounds[*place, name], again[*place, name]
     for layer in ("input", "linear_1", "relu_2"):
-        style = bound_curves.layer_style(layer) | {"ls": "-"}
-        bound_curves.draw(axis, own[layer], LOSS, label=NAMES[layer], style=style)
+        style = figures.bounds.layer_style(layer) | {"ls": "-"}
+        figures.bounds.draw(axis, own[layer], LOSS, label=NAMES[layer], style=style)
         label = "other images" if layer == "input" else None
-        bound_curves.draw(axis, other[layer], LOSS, label=label, style=style | {"ls": "--", "lw": 1})
+        figures.bounds.draw(axis, other[layer], LOSS, label=label, style=style | {"ls": "--", "lw": 1})
     every = bound_curves.bound(many[name], "linear_1")
     label = f"first linear layer, {every.points[0]} + {every.points[1]} images"
-    bound_curves.draw(axis, every, LOSS, label=label, style={"color": figures.COLORS["ours"], "ls": ":"})
-    bound_curves.finish(axis, [*own.values(), *other.values(), every], LOSS, title=TRAININGS[name])
+    figures.bounds.draw(axis, every, LOSS, label=label, style={"color": figures.COLORS["ours"], "ls": ":"})
+    figures.bounds.finish(axis, [*own.values(), *other.values(), every], LOSS, title=TRAININGS[name])
     axis.label_outer()
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 title = f"The same bounds from other images ({bound_curves.scale(place[1], own['input'])})"

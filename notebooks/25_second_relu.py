@@ -89,11 +89,11 @@ def figure_bounds(place):
     made = {"images": images[place]} | bounds[place, "relu_2"]
     for axis, loss in zip(axes, bound_curves.LOSSES, strict=True):
         for name, bound in made.items():
-            style, label = bound_curves.training_style(name), name
+            style, label = figures.bounds.training_style(name), name
             if name != "images":
                 label = bound_curves.training_name(name) + marks[place][name]
-            bound_curves.draw(axis, bound, loss, label=label, style=style)
-        bound_curves.finish(axis, made.values(), loss)
+            figures.bounds.draw(axis, bound, loss, label=label, style=style)
+        figures.bounds.finish(axis, made.values(), loss)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     size = bound_curves.scale(place[1], images[place])
     title = f"No classifier behind the second ReLU is below its curve ({size})"
@@ -139,13 +139,13 @@ def figure_larger(place):
         for method, (small, large) in itertools.product(("pgd", "trades"), lines):
             pair = {f"{method}-{large}", f"{method}-{small}"}
             first, second = made[f"{method}-{large}"], made[f"{method}-{small}"]
-            style = bound_curves.training_style(f"{method}-1") | {"ls": lines[small, large]}
+            style = figures.bounds.training_style(f"{method}-1") | {"ls": lines[small, large]}
             style["lw"] = 1.8 if pair <= learnt[place] else 0.7
             label = f"{method.upper()}, {large} against {small}"
             axis.plot(first.budgets, first.loss(CE) - second.loss(CE), label=label, **style)
         axis.axhline(0, color="black", lw=0.8)
-        axis.set(title=title[0].upper() + title[1:], xlabel=bound_curves.BUDGET)
-        axis.set_xlim(bound_curves.span([*made.values(), *bounds[place, "relu_2"].values()], CE))
+        axis.set(title=title[0].upper() + title[1:], xlabel=figures.bounds.BUDGET)
+        axis.set_xlim(figures.bounds.span([*made.values(), *bounds[place, "relu_2"].values()], CE))
     axes[0].set_ylabel("difference of the bounds (nats)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     title = f"Above zero, the larger training budget has the higher bound ({bound_curves.scale(place[1], images[place])})"

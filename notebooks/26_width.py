@@ -84,14 +84,14 @@ def figure_width(place):
     fig, axes = plt.subplots(2, 3, figsize=(9.2, 5.8), sharex=True, sharey=True)
     every = [images[place], *(b for name in records[place] for b in bounds[place, name].values())]
     for axis, (training, layer) in zip(axes.flat, itertools.product(TRAININGS, LAYERS), strict=True):
-        style = bound_curves.training_style("images")
-        bound_curves.draw(axis, images[place], CE, label="images", style=style)
+        style = figures.bounds.training_style("images")
+        figures.bounds.draw(axis, images[place], CE, label="images", style=style)
         for width, title in WIDTHS.items():
             name = f"{width}-{training}"
-            style = bound_curves.training_style(training) | bound_curves.width_style(width)
+            style = figures.bounds.training_style(training) | figures.bounds.width_style(width)
             style["lw"] = 1.6 if name in learnt[place] else 0.8
-            bound_curves.draw(axis, bounds[place, name][layer], CE, label=title, style=style)
-        bound_curves.finish(axis, every, CE, title=f"{TRAININGS[training]}, {LAYERS[layer]}", note=False)
+            figures.bounds.draw(axis, bounds[place, name][layer], CE, label=title, style=style)
+        figures.bounds.finish(axis, every, CE, title=f"{TRAININGS[training]}, {LAYERS[layer]}", note=False)
         axis.label_outer()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     size = bound_curves.scale(place[1], images[place])

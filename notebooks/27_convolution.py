@@ -75,15 +75,15 @@ for place, found in bounds.items():
     for name in ("images", "fcnn-benign", "fcnn-pgd-2"):
         training = name.removeprefix("fcnn-")
         label = name if name == "images" else f"fully connected, {bound_curves.training_name(training)}"
-        bound_curves.draw(axis, found[name], CE, label=label, style=bound_curves.training_style(training))
+        figures.bounds.draw(axis, found[name], CE, label=label, style=figures.bounds.training_style(training))
     for name, marker, size in zip(SHOWN[:3], "ox.", (9, 6, 5), strict=True):
         training = name.removeprefix("cnn-")
         style = {"ls": "", "marker": marker, "ms": size, "mfc": "none", "zorder": 3}
-        style["color"] = bound_curves.training_style(training)["color"]
+        style["color"] = figures.bounds.training_style(training)["color"]
         label = f"convolution, {bound_curves.training_name(training)}"
-        bound_curves.draw(axis, found[name], CE, label=label, style=style)
+        figures.bounds.draw(axis, found[name], CE, label=label, style=style)
     title = f"The convolutions lie on the images: {bound_curves.DATASETS[place[1]]}"
-    bound_curves.finish(axis, found.values(), CE, title=title)
+    figures.bounds.finish(axis, found.values(), CE, title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     sources, name = list(records[place].values()), f"27_convolution_{place[1]}"
     figures.save_figure(fig, name, profile=place[0], sources=sources, notebook="27_convolution")
@@ -146,7 +146,7 @@ for name, curve in curves.items():
     line = {"ls": ":" if "times" in name else "-", "lw": WIDTHS.get(name, 1.6)}
     label = f"{name} (rank {ranks[name]})"
     axis.plot(grid, curve.cross_entropy_nats, color=figures.COLORS[looks[name]], label=label, **line)
-axis.set(xlim=(1, 4.5) if dataset == "digits" else (1.5, 5.5), ylim=(0, None), xlabel=bound_curves.BUDGET)
+axis.set(xlim=(1, 4.5) if dataset == "digits" else (1.5, 5.5), ylim=(0, None), xlabel=figures.bounds.BUDGET)
 axis.set(ylabel=bound_curves.LOSSES[CE], title="A low rank costs, and copies of a filter do not raise it")
 axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 numbers = {"budgets": list(grid), "ranks": ranks}
@@ -195,12 +195,12 @@ display(Markdown(runs.markdown_table(rows, columns, {"rank": ".0f", "forced": ".
 # %%
 def draw_network(axis, network, title):
     """The bounds behind each layer of one network."""
-    looks = {name: bound_curves.layer_style(kind) for name, kind in LAYER_KINDS.items()}
+    looks = {name: figures.bounds.layer_style(kind) for name, kind in LAYER_KINDS.items()}
     for layer, bound in small[network, 0].items():
         style = looks[layer] | {"lw": {"input": 5, "bn": 3}.get(layer, 1.6)}
         style["alpha"] = 0.5 if layer == "input" else 1
-        bound_curves.draw(axis, bound, CE, label=NAMES[layer], style=style)
-    bound_curves.finish(axis, small[network, 0].values(), CE, title=title, note=network == "max_pool")
+        figures.bounds.draw(axis, bound, CE, label=NAMES[layer], style=style)
+    figures.bounds.finish(axis, small[network, 0].values(), CE, title=title, note=network == "max_pool")
     axis.set(xlim=(0.6, 1.7), xlabel="", ylabel="")
 
 
@@ -217,7 +217,7 @@ fig, axes = plt.subplots(2, 2, figsize=(8.2, 6.0), sharex=True, sharey=True)
 for axis, (network, title) in zip(axes.flat, TITLES.items(), strict=True):
     draw_network(axis, network, title)
     axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
-fig.supxlabel(bound_curves.BUDGET, fontsize=9)
+fig.supxlabel(figures.bounds.BUDGET, fontsize=9)
 fig.supylabel(bound_curves.LOSSES[CE], fontsize=9)
 sources = [kept[network, 0] for network in TITLES]
 figures.save_figure(fig, "27_first_loss", profile=profile, sources=sources, notebook="27_convolution")

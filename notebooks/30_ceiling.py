@@ -133,8 +133,8 @@ def figure_ceiling(place):
     budget = ceiling_curves.telling(shown[0])
     fig, axes = plt.subplots(2, 2, figsize=(9, 7.6), sharey=True)
     for (top, bottom), network in zip(axes.T, shown, strict=True):
-        ceiling_curves.draw_budgets(top, network)
-        ceiling_curves.draw_layers(bottom, network, budget)
+        figures.ceiling.draw_budgets(top, network)
+        figures.ceiling.draw_layers(bottom, network, budget)
         top.set_title(f"training: {bound_curves.training_name(network.training)}; behind the second ReLU")
         bottom.set_title(rf"layer by layer at $\varepsilon$ = {budget:g}")
     for axis in axes[:, 1]:
@@ -227,7 +227,7 @@ for place, shown in networks.items():
 # %% tags=["nbval-ignore-output"]
 for place, found in suspects.items():
     fig, axis = plt.subplots(figsize=(9, 4))
-    ceiling_curves.draw_passed(axis, found)
+    figures.ceiling.draw_passed(axis, found)
     title = "Attacks report the impossible, collisions find what they missed"
     title += f" ({bound_curves.DATASETS[place[1]]})"
     axis.set_title(title)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from semirobust import runs
+from semirobust import figures, runs
 from semirobust.experiments import bound_curves, feature_bounds
 from semirobust.experiments.bound_curves import Bound
 
@@ -93,17 +93,17 @@ def test_tables_have_a_line_for_each_bound() -> None:
 
 def test_the_span_is_where_a_curve_moves() -> None:
     bounds = [made(0, 0, 0.2, 0.499), made(0, 0, 0.5, 0.5)]
-    assert bound_curves.span(bounds, "zero_one") == (1.0, 3.0)
-    assert bound_curves.span(bounds[1:], "zero_one") == (1.0, 2.0)
-    assert bound_curves.span([made(0, 0, 0, 0.1)], "zero_one") == (2.0, 3.0)
+    assert figures.bounds.span(bounds, "zero_one") == (1.0, 3.0)
+    assert figures.bounds.span(bounds[1:], "zero_one") == (1.0, 2.0)
+    assert figures.bounds.span([made(0, 0, 0, 0.1)], "zero_one") == (2.0, 3.0)
 
 
 def test_every_training_layer_and_width_has_a_look_of_its_own() -> None:
     trainings = ["images", "benign", *(f"{m}-{eps}" for m in ("pgd", "trades") for eps in (1, 2, 3))]
     for names, style in (
-        (trainings, bound_curves.training_style),
-        (list(feature_bounds.LAYERS), bound_curves.layer_style),
-        (["fcnn", "fcnn_small", "fcnn_smaller"], bound_curves.width_style),
+        (trainings, figures.bounds.training_style),
+        (list(feature_bounds.LAYERS), figures.bounds.layer_style),
+        (["fcnn", "fcnn_small", "fcnn_smaller"], figures.bounds.width_style),
     ):
         assert len({tuple(style(name).items()) for name in names}) == len(names)
 
@@ -111,9 +111,9 @@ def test_every_training_layer_and_width_has_a_look_of_its_own() -> None:
 def test_a_panel_shows_its_curves_and_guessing() -> None:
     axis = Figure().subplots()
     found = made(0, 0.1, 0.2, 0.5)
-    style = bound_curves.training_style("pgd-2")
-    bound_curves.draw(axis, found, "zero_one", label="PGD at 2", style=style)
-    bound_curves.finish(axis, [found], "zero_one", title="a title")
+    style = figures.bounds.training_style("pgd-2")
+    figures.bounds.draw(axis, found, "zero_one", label="PGD at 2", style=style)
+    figures.bounds.finish(axis, [found], "zero_one", title="a title")
     curve, guessing = axis.lines
     np.testing.assert_array_equal(curve.get_xydata(), np.stack([found.budgets, found.zero_one], axis=1))
     assert set(guessing.get_ydata()) == {0.5} and axis.get_xlim() == (0, 3)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_readouts import labelled, network, points, readout_of
 
-from semirobust import collisions, experiments, paths, runs
+from semirobust import collisions, experiments, figures, paths, runs
 from semirobust.collisions import ceiling, find_transfer
 from semirobust.conflict import ConflictGraph
 from semirobust.experiments import ceiling_curves, extractor_networks, feature_bounds
@@ -328,9 +328,9 @@ def test_bounds_of_other_points_are_refused():
 def test_the_drawings_show_what_is_stored():
     found = stored_network()
     fig, (over, beside, last) = plt.subplots(1, 3)
-    ceiling_curves.draw_budgets(over, found)
-    ceiling_curves.draw_layers(beside, found, 2.0)
-    ceiling_curves.draw_passed(last, ceiling_curves.hidden(found, 2.0))
+    figures.ceiling.draw_budgets(over, found)
+    figures.ceiling.draw_layers(beside, found, 2.0)
+    figures.ceiling.draw_passed(last, ceiling_curves.hidden(found, 2.0))
     assert [text.get_text() for text in beside.texts if text.get_text()] == [
         "1.00",
         "0.90",

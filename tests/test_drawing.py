@@ -15,8 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 
-from semirobust.drawing import CLASS_COLORS, MOST_POINTS, columns, draw_conflicts, draw_layers, draw_reach
-from semirobust.figures import COLORS
+from semirobust.figures import (
+    CLASS_COLORS,
+    COLORS,
+    MOST_POINTS,
+    columns,
+    draw_conflicts,
+    draw_layers,
+    draw_reach,
+)
 from semirobust.theory import LADDER, SKEW, XOR, FiniteModel
 
 MODELS = {"LADDER": LADDER, "SKEW": SKEW, "XOR": XOR}

@@ -16,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from semirobust import figures, runs
+from semirobust.figures import style
 from semirobust.runs import store
 
 
@@ -87,7 +88,7 @@ def test_the_sidecar_says_where_the_figure_came_from(folders: Path, monkeypatch:
     assert second == {"path": "more.json", "sha256": runs.sha256(outside)}
     again = runs.run(Config(), lambda config: {"x": 1.5}, experiment="table_1", profile="quick", force=True)
     changed = dataclasses.replace(again, metrics={"x": 1.6})
-    checksums = [figures._source(r)["sha256"] for r in (again, changed)]
+    checksums = [style._source(r)["sha256"] for r in (again, changed)]
     assert checksums[0] == first["sha256"] != checksums[1]  # the numbers count, not when they were made
     assert sidecar["data"] == {"x": 1.5}
     assert (sidecar["name"], sidecar["profile"], sidecar["notebook"]) == ("demo", "quick", "10_table_1")

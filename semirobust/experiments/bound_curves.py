@@ -7,14 +7,13 @@ that of a larger one; so between two budgets the bound is at least that of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from semirobust import figures, paths, runs
+from semirobust import paths, runs
 from semirobust.experiments import feature_bounds
 from semirobust.experiments.feature_bounds import BoundsConfig
 from semirobust.extractors import Array
@@ -27,11 +26,6 @@ DATASETS = {
     "mnist": "MNIST 3 against 7",
     "fashion_mnist": "Fashion-MNIST dress against sneaker",
 }
-BUDGET = r"budget $\varepsilon$ ($\ell_2$, pixels in [0, 1])"
-SATURATED = 0.995  # of guessing: beyond the first budget with this loss a curve has no more to show
-
-_BY_BUDGET = {"1": ":", "2": "--", "3": "-"}
-Style = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,51 +191,3 @@ def training_name(training: str) -> str:
     """For a legend: ``PGD at 2``."""
     method, _, budget = training.partition("-")
     return f"{method.upper()} at {budget}" if budget else training
-
-
-def training_style(training: str) -> Style:
-    """Colour by the way of training, line by its budget; "images" for the images themselves."""
-    method, _, budget = training.partition("-")
-    colours = {"images": "printed", "benign": "clean", "pgd": "robust", "trades": "other"}
-    lines = {"images": "-", "benign": "-."}
-    return {"color": figures.COLORS[colours[method]], "ls": lines.get(method) or _BY_BUDGET[budget]}
-
-
-def layer_style(layer: str) -> Style:
-    """Colour by the kind of a layer, line by its number."""
-    kind, _, number = layer.partition("_")
-    colours = {"input": "printed", "linear": "ours", "relu": "attacked"}
-    return {"color": figures.COLORS[colours[kind]], "ls": "--" if number == "2" else "-"}
-
-
-def width_style(architecture: str) -> Style:
-    """Line by width; the colour is that of the training."""
-    return {"ls": {"fcnn": "-", "fcnn_small": "--", "fcnn_smaller": ":"}[architecture]}
-
-
-def draw(axis: Axes, found: Bound, loss: str, *, label: str, style: Style) -> None:
-    """One curve; its points are joined by straight lines."""
-    axis.plot(found.budgets, found.loss(loss), label=label, **style)
-
-
-def finish(axis: Axes, bounds: Iterable[Bound], loss: str, *, title: str = "", note: bool = True) -> None:
-    """Labels, the dashed line of guessing (with a ``note`` on it), and the budgets at which a curve moves."""
-    shown = list(bounds)
-    top = max(found.guessing(loss) for found in shown)
-    axis.axhline(top, color=figures.COLORS["printed"], lw=0.8, ls="--")
-    low, high = span(shown, loss)
-    if note:
-        name = r"guessing: $\ln 2$" if loss != "zero_one" else "guessing: 1/2"
-        axis.annotate(name, (low, top), (3, 3), textcoords="offset points")
-    axis.set(xlim=(low, high), ylim=(0, 1.12 * top), xlabel=BUDGET, ylabel=LOSSES[loss], title=title)
-
-
-def span(bounds: Iterable[Bound], loss: str) -> tuple[float, float]:
-    """From the last budget at which all bounds are zero to the first at which all are those of guessing."""
-    shown = list(bounds)
-    starts = [found.budgets[found.loss(loss) <= 1e-9].max(initial=found.budgets[0]) for found in shown]
-    ends = []
-    for found in shown:
-        at_end = found.loss(loss) >= SATURATED * found.guessing(loss)
-        ends.append(found.budgets[at_end].min(initial=found.budgets[-1]))
-    return float(min(starts)), float(max(ends))

@@ -16,18 +16,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from semirobust.figures import COLORS
+from semirobust.figures.style import COLORS
 from semirobust.theory import FiniteModel
-
-__all__ = [
-    "CLASS_COLORS",
-    "CLASS_MARKERS",
-    "MOST_POINTS",
-    "columns",
-    "draw_conflicts",
-    "draw_layers",
-    "draw_reach",
-]
 
 #: what the two classes look like, by label
 CLASS_COLORS: Mapping[int, str] = MappingProxyType({1: COLORS["ours"], -1: COLORS["other"]})
