@@ -6,7 +6,7 @@
 Arrays: n = 5,000 with 512 coordinates on both sides, and n = 1,000 with 8,192, rectified random features of
 16 hidden Gaussians. Each estimate is taken as the published code does by default (10 members, renormalised;
 at its cap on such wide data) and as the semirobustness experiments do (1 member, not renormalised): by
-`semirobust.edge`, by `semirobust._edge_reference`, and by the published code where --published names its file
+`semirobust.edge`, by `edge.reference`, and by the published code where --published names its file
 (EDGE_4_4_1.py of https://github.com/mrtnoshad/EDGE, which is not part of this project). Runs alternate, times
 are medians. All must give the same number to 1e-9. Targets: 25 and 12 times as fast as the published code.
 The floor is reading the data: a sum of both arrays is timed too (the estimator reads them twice).

@@ -131,7 +131,7 @@ def load(
 
     Raises ``ValueError`` for an unknown name or split, a limit below 1, a class that is not there, or a size
     of a set other than digits; ``FileNotFoundError`` with the folder and the two ways to fill it where the
-    set is missing and cannot be downloaded; ``storage.CorruptFile`` for a damaged file.
+    set is missing and cannot be downloaded; ``runs.CorruptFile`` for a damaged file.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import use_store
 from hypothesis import settings
+
+from tests.cases import use_store
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import changed, snapshot, warmed
 from torch import nn
 
 from semirobust import models
 from semirobust.layers import activations, weight_layers
+from tests.cases import changed, snapshot, warmed
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Attacks and the evaluation of a model under them.
 
 An attack looks for a misclassified point within eps of an image (in the l-infinity or l2 norm, in pixels) and
-within [0, 1]. It may look on a fast approximation of the model (``semirobust.view``); what it finds is
+within [0, 1]. It may look on a fast approximation of the model (``layers.view``); what it finds is
 projected to the ball and the box, and the untouched float32 model in evaluation mode gives the verdict. An
 image that only the approximation calls broken is attacked again, from the same start, on the model itself, so
 that the approximation never flatters the model.

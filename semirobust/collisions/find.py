@@ -138,7 +138,7 @@ def find_collisions(
         method: "admm" (default), which searches good patterns for all pairs at once and descends from their
             exact optima; or "descent", Algorithms 1 and 2 of the paper from the midpoint, with a cone
             program for each pattern: hundreds of times slower, and mostly dearer collisions; or "apgd", an
-            attack at bisected budgets, the baseline that the paper found weaker (`_collision_apgd`).
+            attack at bisected budgets, the baseline that the paper found weaker (`solvers.apgd`).
         rectified: whether a ReLU follows the last layer too. If not, and it is the only one, the result is
             that of `linear_collision`, which is optimal.
         at: (u~, v~), [B, d] each: collisions known already, such as those of the layers before, which are
@@ -209,7 +209,7 @@ def verify_collisions(
     """Exact collisions near given points, however these were found; [B, d] each.
 
     Points are moved onto an exact collision where the inflation lemma proves one
-    (`semirobust._collision_verify`); else they come back as they are, with `verified` False. `rectified` and
+    (`solvers.proof`); else they come back as they are, with `verified` False. `rectified` and
     errors as for `find_collisions`.
     """
     network = Network.of(layers, rectified)

@@ -109,7 +109,7 @@ def search(
         options: of the method "admm".
 
     Raises:
-        As `collisions.find_collisions` and `conflict_curve.curve`; ValueError for `processes` below 1 or a
+        As `collisions.find_collisions` and `conflict.curve`; ValueError for `processes` below 1 or a
         search of other points; OSError for a folder that cannot be written.
     """
     network = Network.of(layers, rectified=rectified)

@@ -124,7 +124,7 @@ def find_transfer(
         options: of `find_collisions`.
 
     Raises:
-        As `find_collisions` and `conflict_curve.ascending`; ValueError for `rounds` below 1, or `known` of
+        As `find_collisions` and `conflict.ascending`; ValueError for `rounds` below 1, or `known` of
         other points.
     """
     check_whole(rounds=(rounds, 1))

@@ -7,7 +7,7 @@ q_v <= 1 on every edge, and every such q can be reached ("Lower bounds on the ro
 extractors", Lemma 1). So the least losses are convex programs over these q:
 
 - 0-1 loss, sum p_v (1 - q_v): a vertex cover of least weight, from one maximum flow (König's theorem);
-- cross-entropy, sum -p_v ln q_v: a decomposition into blocks, one flow for each level (`_conflict_blocks`).
+- cross-entropy, sum -p_v ln q_v: a decomposition into blocks, one flow for each level (`blocks`).
 
 Leaving out edges only lowers both, so found collisions bound the loss of every classifier from below; how
 they were found does not matter. What is reported as a lower bound is the value of a feasible dual solution,

@@ -100,7 +100,7 @@ def class_conditional(
     """The dependence of each pair of consecutive weight layers, in data-flow order.
 
     Activations are not kept: the images of a class go through the network twice, in batches, and each layer's
-    output is reduced, on the device of the model, as soon as it is there (`semirobust.streaming`). So memory
+    output is reduced, on the device of the model, as soon as it is there (`layers.outputs`). So memory
     is O(batch_size * d) for the largest layer of d numbers, 24 bytes for each of the numbers of all layers,
     and a few numbers for each image of the class at hand. The model runs in evaluation mode and is left as it
     was.

@@ -1,5 +1,5 @@
 """Steps 2 and 3 of EDGE (`semirobust.edge`): from the coordinates of one side to the number of each sample's
-cell. Step 1, the projection to a few coordinates, is `_projection`.
+cell. Step 1, the projection to a few coordinates, is `projection`.
 """
 
 from __future__ import annotations

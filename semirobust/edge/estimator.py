@@ -19,7 +19,7 @@ dimension independent data score several bits too. So never read one without its
 
 Where this departs from the published code:
 1. Neighbour distances come from sorting and bisection, and cells are counted exactly, instead of by a search
-   tree and dictionaries: the same numbers, faster. `semirobust._edge_reference` has the plain way.
+   tree and dictionaries: the same numbers, faster. `reference` has the plain way.
 2. NumPy's global random state is neither read nor set: the same draws come from a private RandomState(3334).
 3. One coordinate works; fewer than 20 samples, values that are not finite and integer input are errors.
 4. The semirobustness copy adds a random shift of up to a tenth of a cell; here the first member has none.
@@ -104,7 +104,7 @@ def edge(
     Args:
         x, y: [n, d] and [n, d'], or [n] for one coordinate, n >= 20; floating-point arrays or tensors. Row i
             of both is one sample. Tensors are detached; those of a CUDA device are projected there, and all
-            arithmetic is in double precision. For data too large to hold see `streaming.edge_batches`.
+            arithmetic is in double precision. For data too large to hold see `layers.edge_batches`.
         members: L, the number of shifted and scaled cell grids whose median is taken: 1 in the semirobustness
             copy, 10 in the estimator's own repository.
         renormalise: run a second pass with the bandwidths rescaled by the first estimate; the default of the
@@ -169,7 +169,7 @@ def checked_samples(values: Samples, name: str, *, at_least: int = MIN_SAMPLES) 
     return values
 
 
-# Step 1, the projection: `_projection`. Steps 2 and 3, from coordinates to cells: `_cells`.
+# Step 1, the projection: `projection`. Steps 2 and 3, from coordinates to cells: `cells`.
 # Step 4: the estimate of one member
 
 

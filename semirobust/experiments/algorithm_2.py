@@ -15,7 +15,7 @@ from semirobust import attacks, layers, readouts
 from semirobust.experiments import networks
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.experiments.verdicts import summary
-from semirobust.layers import outputs
+from semirobust.layers import model_outputs
 from semirobust.readouts import Activations, LinearReadout, Solution, algorithm_2, solve
 from semirobust.training import PGD
 
@@ -280,4 +280,4 @@ def _share(correct: torch.Tensor) -> float:
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return outputs(model, images, batch_size=128)
+    return model_outputs(model, images, batch_size=128)

@@ -3,7 +3,7 @@ fixed feature extractors).
 
 The points are the first so many training images of each class, equally likely. The linear layers are exact,
 for thousands of images a class; behind ReLUs collisions are searched, for hundreds, where they can move the
-bound (`collision_search`). What is known of a layer is known of the next.
+bound (`collisions.pairs`). What is known of a layer is known of the next.
 
 The paper leaves the number of images and the budgets open; both are chosen here, the budgets so that the
 bound on the images themselves goes from zero to its largest value.

@@ -248,8 +248,9 @@ def fine_tuned(
     validation: int,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, Mapping[str, Any]]:
-    """((f_a*, f_b~) in evaluation mode, how it was made): the network of `rho.trial` after its last epoch,
-    from the cache or made now; f_b is fine-tuned on ``fine_tuning_images(pair.robust, limit, validation)``.
+    """((f_a*, f_b~) in evaluation mode, how it was made): the network of
+    `training.algorithm_1.trial` after its last epoch, from the cache or made now;
+    f_b is fine-tuned on ``fine_tuning_images(pair.robust, limit, validation)``.
 
     With the ``fine_tune`` and sizes of a trial of Algorithm 1 this is the network that the trial ends with.
     """

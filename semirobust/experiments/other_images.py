@@ -2,7 +2,7 @@
 between two curves is the choice of images.
 
 A configuration's images are the first so many of each class; here they are the next so many. Pairs that only
-the guess of `collision_search` excluded are not audited again.
+the guess of `collisions.pairs` excluded are not audited again.
 """
 
 from __future__ import annotations

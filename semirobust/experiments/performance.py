@@ -31,7 +31,7 @@ from semirobust.bounds import between, distance, folded_pair, moved, peeled, ste
 from semirobust.experiments import algorithm_1, networks
 from semirobust.experiments.layerwise import FineTuning
 from semirobust.experiments.networks import Pair
-from semirobust.layers import fast_dtype, outputs
+from semirobust.layers import fast_dtype, model_outputs
 
 EXPERIMENT = "performance"
 PATH = "performance_path"
@@ -204,7 +204,7 @@ def _scores(
     """Loss (nats), accuracy and mean clipped margin of (f_a*, f_b*) and of the subject."""
     found: dict[str, list[float]] = {"loss": [], "accuracy": [], "correlation": []}
     for model, x in zip(models, images, strict=True):
-        logits = outputs(model, x).double()
+        logits = model_outputs(model, x).double()
         found["loss"].append(float(F.cross_entropy(logits, labels)))
         found["accuracy"].append(float((logits.argmax(1) == labels).double().mean()))
         found["correlation"].append(float(readouts.clipped_margins(model, x, labels).double().mean()))

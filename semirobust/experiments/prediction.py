@@ -1,7 +1,7 @@
 """Which measure of dependence, if any, predicts that fine-tuning f_b succeeds?
 
 Algorithm 1 of arXiv 2307.03803 records one dependence after success. Here trials that succeed and trials that
-fail are logged alike: at every epoch every measure of `semirobust.measures` on every layer of f_b, on
+fail are logged alike: at every epoch every measure of `semirobust.dependence` on every layer of f_b, on
 PGD-attacked test images, beside its shuffled control; and whether the *validation* accuracy is within k of
 the robust network's. `replication` asks which (measure, layer) tells the two apart.
 

@@ -1,6 +1,6 @@
 """Reading the trials of `prediction`: which (measure, layer) predicts success, and whether that holds again.
 
-Permutation tests over trials and a correction for the number of scores (`semirobust.prediction`); what the
+Permutation tests over trials and a correction for the number of scores (`semirobust.statistics`); what the
 first trials find is tested on the others (`replicate`). As success follows the learning rate, a measure is
 set beside the rate itself (`rate_scores`), and tried on pairs of trials with nearly the same rate
 (`at_equal_rate`).

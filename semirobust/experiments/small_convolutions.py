@@ -100,7 +100,7 @@ class SmallConfig:
 @dataclass(frozen=True)
 class ChainConfig:
     """The bounds behind layers of one network, "input" for the images, for the first ``per_class`` training
-    images of each class, at l2 ``budgets`` in pixels. ``audited``: as in `collision_search.search`.
+    images of each class, at l2 ``budgets`` in pixels. ``audited``: as in `collisions.search`.
     """
 
     network: SmallConfig

@@ -1,4 +1,4 @@
-"""The graph of a network, node by node, as a chain of ReLU layers (`semirobust._chain`)."""
+"""The graph of a network, node by node, as a chain of ReLU layers (`chain`)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from semirobust.figures.finite_models import (
     draw_layers,
     draw_reach,
 )
-from semirobust.figures.style import COLORS, save_figure, style, use_style
+from semirobust.figures.style import COLORS, save_figure, styled, use_style
 
 __all__ = [
     "CLASS_COLORS",
@@ -32,6 +32,6 @@ __all__ = [
     "draw_layers",
     "draw_reach",
     "save_figure",
-    "style",
+    "styled",
     "use_style",
 ]

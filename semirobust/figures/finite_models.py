@@ -3,7 +3,7 @@ which values a layer merges.
 
 All functions draw on an axis that the caller owns, set its ticks and limits, and leave title, size and
 legend to the caller (``axis.legend()`` finds the labels). The two classes differ in colour and in marker, so
-that a picture still works in black and white. The terms are those of `semirobust.finite`, which makes
+that a picture still works in black and white. The terms are those of `theory.finite`, which makes
 Definition 1 of arXiv 2307.03803 precise.
 """
 

@@ -37,8 +37,8 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Inside ``with style():``, figures have the style of this package; the earlier one comes back after."""
+def styled() -> Iterator[None]:
+    """Inside ``with styled():``, figures have the style of this package; the earlier one comes back after."""
     with matplotlib_style.context(["default", STYLE_FILE]):
         yield
 
@@ -80,7 +80,7 @@ def save_figure(
     }
     text = runs.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
     folder = paths.figures_root() / profile
-    with style():
+    with styled():
         written = [
             runs.write_atomic(
                 folder / f"{name}.{kind}", partial(figure.savefig, format=kind, metadata=volatile)

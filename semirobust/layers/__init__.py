@@ -30,7 +30,7 @@ from semirobust.layers.outputs import (
     each_output,
     edge_batches,
     layer_features,
-    outputs,
+    model_outputs,
 )
 from semirobust.layers.split import Split
 from semirobust.layers.state import device_of, preserve
@@ -59,8 +59,8 @@ __all__ = [
     "fast_dtype",
     "folded",
     "layer_features",
+    "model_outputs",
     "node_shapes",
-    "outputs",
     "preserve",
     "subgraph",
     "trace",

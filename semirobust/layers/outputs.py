@@ -153,7 +153,7 @@ def _device(model: nn.Module, images: torch.Tensor) -> torch.device:
     return next(model.parameters(), images).device
 
 
-def outputs(model: nn.Module, images: torch.Tensor, *, batch_size: int = 256) -> torch.Tensor:
+def model_outputs(model: nn.Module, images: torch.Tensor, *, batch_size: int = 256) -> torch.Tensor:
     """What the model gives for images [N, ...], batch by batch and without gradients: [N, K] on the CPU."""
     device = device_of(model)
     with torch.no_grad():

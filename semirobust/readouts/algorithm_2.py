@@ -24,7 +24,7 @@ What to mind when reading the paper's Table 2:
    network's predicted labels.
 5. The paper writes F^-1. F_k has fewer rows than columns and no inverse; F_k^+ is meant.
 
-No matrix [n, d] is ever held: see ``_readout_solve``. At full width ResNet-18 has d = 188,416 over 17 layers
+No matrix [n, d] is ever held: see ``solve``. At full width ResNet-18 has d = 188,416 over 17 layers
 (557,056 without its pool). F F^T of n images takes 8 n^2 bytes and three times that while it is solved, and
 n^2 d multiplications: 2,000 images are 32 MB and 7.5e11, 10,000 are 0.8 GB and 1.9e13. Where both n and d are
 beyond that, ``sketch`` projects the features to m columns at random, to solve [m, m] instead; its solution is
@@ -39,7 +39,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semirobust.layers import Features, device_of, outputs, preserve
+from semirobust.layers import Features, device_of, model_outputs, preserve
 from semirobust.readouts import solve
 from semirobust.readouts.features import Matrix, Sketch, Source, width
 from semirobust.readouts.solve import STRENGTHS, Solution, combine, grams
@@ -108,7 +108,7 @@ def targets(
     if kind not in TARGETS:
         raise ValueError(f"unknown targets {kind!r}; known: {', '.join(TARGETS)}")
     with preserve(model):
-        values = outputs(model.eval(), images, batch_size=batch_size).double()
+        values = model_outputs(model.eval(), images, batch_size=batch_size).double()
     if not values.isfinite().all():
         raise ValueError("the model's outputs are NaN or infinite: nothing can be fitted to them")
     if kind == "outputs":

@@ -7,7 +7,7 @@ y = +1 and -1; a readout G with values in [-1, 1] has the robust correlation
 
     Gamma(G) = E[min over |delta|_2 <= eps of y G(f(x + delta))].
 
-As in `semirobust.correlation`, G is a margin clipped to [-1, 1], and its scale is part of it. An attack gives
+As in `readouts.correlation`, G is a margin clipped to [-1, 1], and its scale is part of it. An attack gives
 an upper bound of Gamma(G), and nothing about other readouts; `certified_margins` gives a lower bound.
 """
 
@@ -168,7 +168,7 @@ def certified_margins(
 ) -> torch.Tensor:
     """A lower bound of y g over all perturbations within eps: [N]; attained where the readout is affine in x.
 
-    Each ReLU is replaced by linear bounds (`semirobust._l2_certificate`). An allowance for rounding is taken
+    Each ReLU is replaced by linear bounds (`crown`). An allowance for rounding is taken
     off. Errors as `lowest_margins`.
     """
     _check(readout, x, y, eps)

@@ -1,4 +1,4 @@
-"""Checks of the parts of a finite model: points, layers, readouts and attacks (see `semirobust.finite`)."""
+"""Checks of the parts of a finite model: points, layers, readouts and attacks (see `theory.finite`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What does hold in place of Theorem 2 of arXiv 2307.03803, on finite models: five lower bounds.
 
 The printed theorem adds dependencies I(Z_{j-1}; Z_j | y) to a robust correlation. No function of the two
-bounds the robust correlation of the next layer from below by more than 0 (``instances.no_go``). With |G| <= 1
+bounds the robust correlation of the next layer from below by more than 0 (``theory.no_go``). With |G| <= 1
 and layers j = a+1, ..., n, these do:
 
 (A) Conflicts: Gamma_n* >= Gamma_a* - 2 sum_j MVC(E_j minus E_{j-1}). A cover of E_{j-1} and a cover of the

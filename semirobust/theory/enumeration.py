@@ -1,4 +1,4 @@
-"""The slow twin of `semirobust.finite` and `semirobust.corrected`: the same numbers from their definitions.
+"""The slow twin of `theory.finite` and `theory.corrected`: the same numbers from their definitions.
 
 Nothing here knows about conflict graphs. Readouts, attack maps and covers are enumerated in rational
 arithmetic; soft readouts, randomised attacks and several classes are linear or convex programs handed to

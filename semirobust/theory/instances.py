@@ -1,6 +1,6 @@
 """Small exact models that decide statements of arXiv 2307.03803: counterexamples, and cases where they hold.
 
-LADDER and SKEW, which have several layers, are in `semirobust.finite`.
+LADDER and SKEW, which have several layers, are in `theory.finite`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from semirobust.theory.finite import FiniteModel, Layer
 
 @dataclass(frozen=True)
 class Triangle:
-    """Points of three classes 0, 1, 2, in the arguments of ``enumeration.multiclass_accuracy``."""
+    """Points of three classes 0, 1, 2, in the arguments of ``theory.enumeration.multiclass_accuracy``."""
 
     labels: tuple[int, ...] = (0, 1, 2)
     masses: tuple[Fraction, ...] = (Fraction(1, 3),) * 3

@@ -2,7 +2,7 @@
 
 Integrals are sums and densities are probabilities. The adversary of the proof is a constant shift: all points
 of the model must have the same number of inputs, and entry k of every list is shift k. "Holds" is a statement
-about this model only; the instances of `semirobust.instances` make each step fail.
+about this model only; the instances of `theory.instances` make each step fail.
 """
 
 from __future__ import annotations

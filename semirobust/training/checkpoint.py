@@ -72,7 +72,7 @@ def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 def read(path: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list[EpochLog]]:
     """The tensors and the log in a checkpoint of ``config``.
 
-    Raises ``ValueError`` for another configuration, ``storage.CorruptFile`` for what is no checkpoint.
+    Raises ``ValueError`` for another configuration, ``runs.CorruptFile`` for what is no checkpoint.
     """
     tensors, metadata = runs.load_tensors(path)
     if not {"config", "logs"} <= metadata.keys() or "generator" not in tensors:

@@ -70,7 +70,7 @@ def epochs(
 
     Raises ``ValueError`` for labels out of range or a checkpoint of another configuration or network,
     ``TrainingDiverged`` for a loss or a weight that is not finite (the last good checkpoint stays),
-    ``storage.CorruptFile`` for a damaged checkpoint; all but the loss before any step.
+    ``runs.CorruptFile`` for a damaged checkpoint; all but the loss before any step.
     """
     if len(images) < config.batch_size:
         raise ValueError(

@@ -1,6 +1,6 @@
 """The cheapest collision of one pattern by an active-set method: what the cone program gives, much faster.
 
-With the gates fixed, the programs of `_collision_cone` are, up to the square,
+With the gates fixed, the programs of `cone` are, up to the square,
 
     max over l in [0, 1] of  min (l |a|^2 + (1 - l) |a'|^2) / 2
 

@@ -1,7 +1,7 @@
 """Collisions by alternating directions: a batched search for good patterns, then the optimum on each.
 
-`_collision_splitting` searches the patterns of many pairs at once. For each one found, `_collision_polish`
-gives the optimum, and the descent of `_collision_descent` goes on from there; the cheapest collision that can
+`splitting` searches the patterns of many pairs at once. For each one found, `active_set`
+gives the optimum, and the descent of `descent` goes on from there; the cheapest collision that can
 be proved is kept. Where this does not improve on what is known already (the linear collision, or the one
 given), the descent starts there too; pairs without any candidate are searched again from other starts.
 

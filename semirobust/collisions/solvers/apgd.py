@@ -11,7 +11,7 @@ The paper leaves the rest open. Chosen here, in doubt in favour of the attack:
    normalised for each end, for the budget bounds each end. There is no box constraint.
 2. The first start is the linear collision, as far as the budget reaches; further ones are random.
 3. Budgets are bisected for each pair on its own, below that of its linear collision.
-4. An edge needs an exact collision. So the best points go through `_collision_newton`, which moves them onto
+4. An edge needs an exact collision. So the best points go through `apgd`, which moves them onto
    one and costs a little budget, and are then verified as the points of every other method. A budget is met
    only by a verified collision that costs at most as much. One that costs more, but less than the cheapest
    so far, is kept as well, and bounds the budgets to come.

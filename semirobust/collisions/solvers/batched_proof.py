@@ -1,7 +1,7 @@
-"""The inflation lemma of `_collision_verify` for many pairs at once, in the regular case.
+"""The inflation lemma of `proof` for many pairs at once, in the regular case.
 
 Where the equations M x~ = c have full row rank, a Cholesky factor of M M^T bounds |M^+|, and its entries are
-those that `_collision_side` gives. Units within `HOLD` of zero are held. Points that agree behind a layer
+those that `equations` gives. Units within `HOLD` of zero are held. Points that agree behind a layer
 before the last are proved there: a collision of the first layers is one of the whole network, whose equations
 may depend on each other then. What is not proved here is left to `verify_pair`, which needs the matrices.
 

@@ -1,4 +1,4 @@
-"""The linear system of `_collision_polish`: the least steps with which given equations hold.
+"""The linear system of `active_set`: the least steps with which given equations hold.
 
 The steps a = R^T f / l and a' = R'^T f' / (1 - l) with the least l |a|^2 + (1 - l) |a'|^2 for which p = p' on
 the joint units and p = 0, p' = 0 on the held ones. For the forces this is a system with entries of R R^T and

@@ -1,4 +1,4 @@
-"""The search of `_collision_admm`: alternating directions for many pairs at once, as tensors.
+"""The search of `admm`: alternating directions for many pairs at once, as tensors.
 
 Write p and p' for the pre-activations of both points. In the last layer the pair (p_j, p'_j) of a unit has to
 lie in {p = p' >= 0} or {p <= 0, p' <= 0}, or in {p = p'} where no ReLU follows; in a hidden layer each point
