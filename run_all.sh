@@ -25,6 +25,7 @@ stop() { printf 'set-up stopped: %s\n' "$*" >&2; exit 1; }
 # --- questions to a Python ---
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+tested() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; }
 
 has_package() { # semirobust from this very checkout, and torchattacks; -P: the current folder does not count
     "$1" -P -c '
@@ -34,10 +35,10 @@ ours = spec and spec.origin and os.path.samefile(os.path.dirname(os.path.dirname
 sys.exit(not (ours and u.find_spec("torchattacks")))' "$root" >/dev/null 2>&1
 }
 
-has_pins() {
+has_pins() { # those that hold on every system and Python
     "$1" -P -c '
 import importlib.metadata as m, sys
-pins = [line.strip().split("==") for line in open("requirements.lock") if "==" in line]
+pins = [line.strip().split("==") for line in open("requirements.lock") if "==" in line and ";" not in line]
 sys.exit(any(m.version(name).split("+")[0] != version for name, version in pins))' >/dev/null 2>&1
 }
 
@@ -50,18 +51,21 @@ print(hashlib.sha256(b"\0".join(parts)).hexdigest())' "$root" requirements.lock 
 
 # --- steps ---
 
-find_python() { # sets base
-    local name seen=""
-    for name in python3 python3.13 python3.12 python3.11; do
+find_python() { # sets base: a tested Python, else a newer one; a name that does not start is skipped
+    local name seen="" newer=""
+    for name in python3 python3.14 python3.13 python3.12 python3.11; do
         command -v "$name" >/dev/null 2>&1 || continue
-        if new_enough "$name"; then
+        if tested "$name"; then
             base="$name"
             return
         fi
+        new_enough "$name" && newer="${newer:-$name}"
         seen="$seen, $name is $("$name" -c 'import sys; print(*sys.version_info[:3], sep=".")' 2>/dev/null || echo broken)"
     done
     seen="${seen#, }"
-    stop "Python 3.11 or newer is needed (found: ${seen:-none}). Install it so that python3 or python3.11 starts it."
+    [ -n "$newer" ] || stop "Python 3.11 to 3.14 is needed (found: ${seen:-none}). Install it so that python3 or python3.11 starts it."
+    base="$newer"
+    say "this was tested with Python 3.11 to 3.14, and here $seen: trying $base"
 }
 
 check_disk() {
@@ -159,5 +163,5 @@ use_activated || use_venv
 case "${1:-}" in
     setup) say "ready: $python" ;;
     python) shift && exec "$python" "$@" ;;
-    *) exec "$python" -m semirobust "$@" ;;
+    *) exec "$python" -m tools "$@" ;;
 esac

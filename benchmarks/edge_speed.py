@@ -37,7 +37,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from semirobust import dependence, layers, models
-from semirobust.dependence import per_layer
 from semirobust.edge import edge, edge_reference
 
 Published = Callable[..., float]
@@ -145,7 +144,7 @@ def time_layers(images: int, stem: str) -> bool:
         each_output(model, images, runs, timed_see, **options)
         forward += time.perf_counter() - began - inside
 
-    with mock.patch.object(per_layer, "each_output", timed):
+    with mock.patch("semirobust.dependence.per_layer.each_output", timed):
         began = time.perf_counter()
         pairs = dependence.class_conditional(model, pixels, labels)
         total = time.perf_counter() - began

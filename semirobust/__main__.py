@@ -1,172 +1,96 @@
-"""The command line: ``python -m semirobust [COMMAND]``, which ``./run_all.sh`` calls after its set-up."""
+"""The command line of the library: ``semirobust COMMAND``, or ``python -m semirobust COMMAND``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from semirobust import driver, outputs, paths, sources
-from semirobust.paths import project_root
+from semirobust import paths
 
-QUICK_TIMEOUT = 1800.0  # seconds for a notebook of the quick profile; the others may take hours
-COMMANDS = ("run", "list", "collate", "experiment", "pair", "test")
-SCRIPT_COMMANDS = ("setup", "python")  # those that run_all.sh answers itself
+COMMANDS = ("experiment", "collate", "folders")
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="./run_all.sh",
-        description="Without a command: run. More about one: ./run_all.sh COMMAND --help",
+        prog="semirobust", description="More about one command: semirobust COMMAND --help"
     )
     commands = top.add_subparsers(dest="command", required=True)
-
-    run = commands.add_parser("run", help="run the notebooks that are not up to date (the default)")
-    _add_profile(run)
-    run.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these notebooks, e.g. 10_table_1")
-    run.add_argument(
-        "--jobs", type=int, metavar="N", help="so many at a time (default: one per core, at most 4)"
-    )
-    run.add_argument(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        help=f"for each notebook (default: {QUICK_TIMEOUT:g} in the quick profile, else none)",
-    )
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the chosen notebooks (all of them must know it); may be repeated",
-    )
-    run.add_argument("--force", action="store_true", help="run them even where nothing has changed")
-
-    _add_profile(commands.add_parser("list", help="the notebooks and how their last run went"))
-    _add_profile(commands.add_parser("collate", help="one CSV per experiment from the stored results"))
-
     experiment = commands.add_parser(
         "experiment", help="run the runs of one experiment that are not stored yet"
     )
-    experiment.add_argument("name", help="e.g. table_1; an unknown name lists the known ones")
-    _add_profile(experiment)
-
-    pair = commands.add_parser("pair", help="make the committed notebooks (.ipynb) from their sources (.py)")
-    pair.add_argument("--only", nargs="+", default=[], metavar="NAME")
-
-    commands.add_parser("test", help="every check: style, types, lock, tests, notebooks")
+    experiment.add_argument("name", help="e.g. algorithm_1; an unknown name lists the known ones")
+    add_profile(experiment)
+    add_profile(commands.add_parser("collate", help="one CSV for each experiment from the stored results"))
+    commands.add_parser("folders", help="where results, figures, networks and data are read and written")
     return top
 
 
-def _add_profile(command: argparse.ArgumentParser) -> None:
+def add_profile(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--profile", default="quick", metavar="|".join(paths.PROFILES), help="default: quick"
     )
 
 
-class Terminal:
-    """Lines on standard output; below them, on a terminal only, one line of progress that is overwritten."""
-
-    def __init__(self) -> None:
-        self.live = sys.stdout.isatty()
-
-    def say(self, line: str) -> None:
-        print(("\r\x1b[K" if self.live else "") + line, flush=True)
-
-    def progress(self, line: str) -> None:
-        if self.live:
-            print(f"\r\x1b[K{line[:100]}", end="", flush=True)
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
-def run(options: argparse.Namespace, root: Path) -> int:
-    terminal = Terminal()
-    timeout = options.timeout
-    if timeout is None and options.profile == "quick":
-        timeout = QUICK_TIMEOUT
-    outcomes = driver.run(
-        root,
-        profile=options.profile,
-        only=options.only,
-        jobs=options.jobs,
-        timeout=timeout,
-        parameters=dict(sources.parse_parameter(text) for text in options.parameters),
-        force=options.force,
-        say=terminal.say,
-        progress=terminal.progress,
-    )
-    for line in driver.summary(outcomes, root):
-        terminal.say(line)
-    return int(any(outcome.status == "failed" for outcome in outcomes))
-
-
-def show_list(options: argparse.Namespace, root: Path) -> int:
-    paths.check_profile(options.profile)
-    manifest = outputs.read_manifest(outputs.Folders(root, options.profile).manifest, print)
-    for path in sources.find(root / "notebooks"):
-        entry = manifest.get(f"{options.profile}/{path.stem}")
-        if entry is None:
-            print(f"{path.stem:<28} not run")
-        else:
-            line = f"{path.stem:<28} {entry['status']:<8} {entry['seconds']:7.1f} s  {entry['finished']}"
-            print(f"{line}  {entry['error']}".rstrip())
-    return 0
-
-
-def collate(options: argparse.Namespace, root: Path) -> int:
+def collate(profile: str) -> None:
+    """Write one CSV for each experiment into the folder of the results."""
     from semirobust import runs
 
-    folder = paths.results_root() / paths.check_profile(options.profile)
+    folder = paths.results_root() / paths.check_profile(profile)
     experiments = sorted(path.name for path in folder.glob("*") if path.is_dir())
     if not experiments:
-        raise paths.UsageError(f"there are no results in {folder}: run the notebooks of this profile first")
+        raise paths.UsageError(f"there are no results in {folder}: run an experiment of this profile first")
+    top = paths.checkout()
+    tables = top / "build" / "tables" if top else paths.results_root() / "tables"
     for experiment in experiments:
-        rows = runs.collate(experiment, options.profile)
-        path = runs.write_csv(rows, root / "build" / "tables" / options.profile / f"{experiment}.csv")
-        print(f"{path}: {len(rows)} runs")
-    return 0
+        rows = runs.collate(experiment, profile)
+        path = runs.write_csv(rows, tables / profile / f"{experiment}.csv")
+        say(f"{path}: {len(rows)} runs")
+
+
+def folders() -> None:
+    """Print each folder, and the environment variable that moves it."""
+    from semirobust import data
+
+    places = {
+        "SEMIROBUST_RESULTS": paths.results_root(),
+        "SEMIROBUST_FIGURES": paths.figures_root(),
+        "SEMIROBUST_CACHE": paths.cache_root(),
+        "SEMIROBUST_DATA": data.data_root(),
+    }
+    for variable, place in places.items():
+        say(f"{variable:<19} {paths.VARIABLES[variable]:<34} {place}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 if all went well, 1 if something failed, 2 for a request that cannot work."""
+    """Run one command; 0 if all went well, 2 for a request that cannot work."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    root = project_root()
     try:
-        options = parser().parse_args(_with_command(words))
-        if options.command == "run":
-            return run(options, root)
-        if options.command == "list":
-            return show_list(options, root)
-        if options.command == "collate":
-            return collate(options, root)
+        if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+            raise paths.unknown("command", words[0], COMMANDS)
+        options = parser().parse_args(words)
         if options.command == "experiment":
-            from semirobust.experiments import main as experiments_main
+            from semirobust import experiments
 
-            experiments_main(options.name, options.profile, say=Terminal().say)
-            return 0
-        from semirobust import checks
-
-        if options.command == "pair":
-            return int(not checks.pair(root, only=options.only, say=Terminal().say))
-        return int(not checks.test(root, say=Terminal().say))
+            experiments.main(options.name, options.profile, say=say)
+        elif options.command == "collate":
+            collate(options.profile)
+        else:
+            folders()
     except ValueError as error:  # an unknown name, a damaged file: the message says what and what to do
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what has passed is kept, and the same command goes on from here", file=sys.stderr
+            "\ninterrupted; what has finished is kept, and the same command goes on from here",
+            file=sys.stderr,
         )
         return 130
-
-
-def _with_command(words: list[str]) -> list[str]:
-    """The words with the command that they leave out, run. Raises UsageError for one that is not known."""
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
-        return ["run", *words]
-    if words[0] not in (*COMMANDS, "-h", "--help"):
-        raise paths.unknown("command", words[0], (*COMMANDS, *SCRIPT_COMMANDS))
-    return words
+    return 0
 
 
 if __name__ == "__main__":

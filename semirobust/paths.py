@@ -1,17 +1,28 @@
-"""Profiles and folders, one place for the library and the command line; imports nothing heavy.
+"""Profiles, folders and cores, one place for the library and the command line; imports nothing heavy.
 
-Results, trained networks and figures lie in the project unless an environment variable moves them.
+In a checkout results, figures and trained networks lie in the project; elsewhere in the user's own folders.
+The environment variables of `VARIABLES` move each of them.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import platformdirs
 
 PACKAGE = Path(__file__).resolve().parent
 PROFILES = ("quick", "reference", "paper")
+
+#: environment variable -> what it moves (`semirobust.data` reads SEMIROBUST_DATA)
+VARIABLES = {
+    "SEMIROBUST_RESULTS": "results, one JSON for each run",
+    "SEMIROBUST_FIGURES": "figures",
+    "SEMIROBUST_CACHE": "trained networks and unfinished runs",
+    "SEMIROBUST_DATA": "image data sets",
+}
 
 
 class UsageError(ValueError):
@@ -33,30 +44,36 @@ def check_profile(name: str) -> str:
     return name
 
 
-def project_root() -> Path:
-    """The folder above the package if that is the project (it holds pyproject.toml), else the current one."""
-    above = PACKAGE.parent
-    return above if (above / "pyproject.toml").is_file() else Path.cwd()
+def checkout() -> Path | None:
+    """The project's folder, which holds the package and pyproject.toml; None where the package is installed."""
+    return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 
 
-def results_root(root: Path | None = None) -> Path:
-    """``$SEMIROBUST_RESULTS``, or ``results`` in the project (or in `root`)."""
-    return _folder("SEMIROBUST_RESULTS", root, "results")
+def results_root() -> Path:
+    """``$SEMIROBUST_RESULTS``, else ``results`` in the checkout, else in the user's data folder."""
+    return _folder("SEMIROBUST_RESULTS", "results", platformdirs.user_data_path)
 
 
-def cache_root(root: Path | None = None) -> Path:
-    """``$SEMIROBUST_CACHE``, or ``.cache/networks`` in the project (or in `root`): trained networks."""
-    return _folder("SEMIROBUST_CACHE", root, ".cache/networks")
+def figures_root() -> Path:
+    """``$SEMIROBUST_FIGURES``, else ``figures`` in the checkout, else in the user's data folder."""
+    return _folder("SEMIROBUST_FIGURES", "figures", platformdirs.user_data_path)
 
 
-def figures_root(root: Path | None = None) -> Path:
-    """``$SEMIROBUST_FIGURES``, or ``figures`` in the project (or in `root`)."""
-    return _folder("SEMIROBUST_FIGURES", root, "figures")
+def cache_root() -> Path:
+    """``$SEMIROBUST_CACHE``, else ``.cache/networks`` in the checkout, else in the user's cache folder."""
+    return _folder("SEMIROBUST_CACHE", ".cache/networks", platformdirs.user_cache_path)
 
 
-def _folder(variable: str, root: Path | None, default: str) -> Path:
-    chosen = os.environ.get(variable)
-    return Path(chosen).expanduser() if chosen else (root or project_root()) / default
+def weights_root() -> Path:
+    """The committed reference networks, part of the package."""
+    return PACKAGE / "weights"
+
+
+def _folder(variable: str, default: str, users: Callable[[str], Path]) -> Path:
+    if chosen := os.environ.get(variable):
+        return Path(chosen).expanduser().resolve()
+    top = checkout()
+    return top / default if top is not None else users("semirobust") / Path(default).name
 
 
 def cores() -> int:

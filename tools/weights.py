@@ -8,12 +8,11 @@ Experiments measure these networks after the same rounding, whether they come fr
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from semirobust import paths, runs
 from semirobust.experiments import networks
 
-FOLDER = Path(__file__).resolve().parents[1] / "weights"
+FOLDER = paths.weights_root()
 
 
 def main(pair_name: str = "cifar10-width16-seed1") -> None:

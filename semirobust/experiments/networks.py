@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from semirobust import data, models, paths, runs, training
+from semirobust import data, models, runs, training
 from semirobust.training import PGD, TrainConfig
 
 
@@ -177,10 +177,10 @@ def trained(
     config: NetworkConfig, *, say: Callable[[str], None] = lambda line: None
 ) -> tuple[nn.Module, Mapping[str, Any]]:
     """(the trained network in evaluation mode, how it was made): committed weights, the cache, or training
-    now, with a line to ``say`` for each epoch."""
+    now, with a line to ``say`` for each epoch. A committed network whose file is missing is an error."""
     model = build(config)
     name = COMMITTED.get(runs.config_hash(config))
-    if name is not None and (paths.project_root() / "weights" / f"{name}.safetensors").exists():
+    if name is not None and name in runs.committed_weights():
         state, meta = runs.reference_weights(name), {"weights": name}
     else:
         state, meta = runs.network(config, partial(_train, say=say))

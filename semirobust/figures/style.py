@@ -99,9 +99,9 @@ def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _stable(path: Path) -> str:
-    """The path as seen from the project, wherever the project or its results are on this machine."""
+    """The path as seen from the checkout, wherever the project or its results are on this machine."""
     path = path.resolve()
-    for root, prefix in ((paths.results_root(), "results"), (paths.project_root(), "")):
-        if path.is_relative_to(root.resolve()):
+    for root, prefix in ((paths.results_root(), "results"), (paths.checkout(), "")):
+        if root is not None and path.is_relative_to(root.resolve()):
             return (Path(prefix) / path.relative_to(root.resolve())).as_posix()
     return path.name

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from semirobust.runs.files import lock, write_atomic
 from semirobust.runs.markdown import markdown_table
-from semirobust.runs.provenance import SCHEMA, canonical, config_hash, provenance, versions
+from semirobust.runs.provenance import SCHEMA, canonical, config_hash, versions
 from semirobust.runs.storage import (
     CorruptFile,
     json_text,
@@ -24,7 +24,17 @@ from semirobust.runs.storage import (
     sha256,
     write_json,
 )
-from semirobust.runs.store import Record, collate, find, network, reference_weights, run, stored, write_csv
+from semirobust.runs.store import (
+    Record,
+    collate,
+    committed_weights,
+    find,
+    network,
+    reference_weights,
+    run,
+    stored,
+    write_csv,
+)
 
 __all__ = [
     "SCHEMA",
@@ -32,6 +42,7 @@ __all__ = [
     "Record",
     "canonical",
     "collate",
+    "committed_weights",
     "config_hash",
     "find",
     "json_text",
@@ -39,7 +50,6 @@ __all__ = [
     "lock",
     "markdown_table",
     "network",
-    "provenance",
     "read_json",
     "reference_weights",
     "run",

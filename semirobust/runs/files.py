@@ -8,13 +8,14 @@ it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 STALE_SECONDS = 24 * 3600.0  # a temporary file this old was left behind by a killed process
 
@@ -49,8 +50,10 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Path],
 
 
 def _flush(path: Path) -> None:
-    """Waits until the file, or the folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until the file, or the folder's list of names, is on the disk (Windows opens no folder)."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -90,59 +93,28 @@ def lock(path: str | os.PathLike[str], timeout: float | None = None) -> Iterator
     """Only one process (and one thread) at a time is inside ``with lock(path)``.
 
     `path` is what is protected, and need not exist: the lock is the file ``.NAME.lock`` beside it, removed on
-    release; the system releases it when its process ends, however that happens. Not re-entrant. Waits for
+    release. The system releases it when its process ends, however that happens. Not re-entrant. Waits for
     `timeout` seconds (None: for ever), then raises TimeoutError naming the process that holds it. Raises
     OSError, as `write_atomic`, for a folder it cannot write.
     """
     path = Path(path)
     name = path.with_name(f".{path.name}.lock")
-    deadline = None if timeout is None else time.monotonic() + timeout
+    guard = FileLock(name, timeout=-1 if timeout is None else timeout, is_singleton=False)
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(name, deadline)
+        try:
+            guard.acquire()
+        except Timeout:
+            number = name.read_text() or "unknown"
+            raise TimeoutError(
+                f"another process (number {number}) still holds {name}: "
+                "wait until it ends, or end it, and run again"
+            ) from None
     try:
+        with suppress(OSError):  # Windows lets nobody write to a locked file
+            name.write_text(str(os.getpid()))
         yield
     finally:
-        # before the release: a waiter then sees that its own file is no longer the lock
-        name.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _acquire(name: Path, deadline: float | None) -> int:
-    while True:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _flock(descriptor, name, deadline)
-            if _is_same_file(descriptor, name):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, str(os.getpid()).encode())
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the holder we waited for removed this file: try for its successor
-
-
-def _flock(descriptor: int, name: Path, deadline: float | None) -> None:
-    if deadline is None:
-        return fcntl.flock(descriptor, fcntl.LOCK_EX)
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace") or "unknown"
-                raise TimeoutError(
-                    f"another process (number {holder}) still holds {name}: "
-                    "wait until it ends, or end it, and run again"
-                ) from None
-            time.sleep(0.05)
-
-
-def _is_same_file(descriptor: int, name: Path) -> bool:
-    try:
-        there = os.stat(name)
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        with suppress(OSError):
+            name.unlink()  # before the release: a waiter sees that the file it waited for has lost its name
+        guard.release()

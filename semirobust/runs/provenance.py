@@ -116,7 +116,7 @@ def _cpu_name() -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    if paths.project_root() != paths.PACKAGE.parent:
+    if paths.checkout() is None:
         return None  # an installed copy: whatever repository surrounds it is not ours
     try:
         commit, changes = (

@@ -24,10 +24,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from semirobust.paths import cache_root, check_profile, project_root, results_root
+from semirobust.paths import cache_root, check_profile, results_root, weights_root
 from semirobust.runs import files, storage
 from semirobust.runs.provenance import SCHEMA, canonical, config_hash, provenance
 
+_REPAIR = "install the package again, or check the file out of git again"
 T = TypeVar("T")
 TrainingResult = Mapping[str, Tensor] | tuple[Mapping[str, Tensor], Mapping[str, Any]]
 
@@ -215,26 +216,31 @@ def network(
         return load()
 
 
+def committed_weights() -> dict[str, str]:
+    """Name -> sha256 of each committed network, from ``weights/SHA256SUMS`` in the package.
+
+    Raises FileNotFoundError where that list is missing.
+    """
+    sums = weights_root() / "SHA256SUMS"
+    if not sums.is_file():
+        raise FileNotFoundError(f"{sums} is missing, so no committed network can be trusted: {_REPAIR}")
+    lines = (line.split() for line in sums.read_text().splitlines())
+    return {line[1].lstrip("*").removesuffix(".safetensors"): line[0] for line in lines if len(line) == 2}
+
+
 def reference_weights(name: str) -> dict[str, Tensor]:
     """The float32 state dict of a committed network, ``weights/NAME.safetensors`` (in half precision there).
 
-    The file is compared with ``weights/SHA256SUMS``. Raises FileNotFoundError, listing what is there, where
-    it or its checksum is missing, and CorruptFile where they differ.
+    Raises ValueError for a name that is not listed in ``weights/SHA256SUMS``, FileNotFoundError
+    where a listed file is missing, and CorruptFile where its checksum is another.
     """
-    folder = project_root() / "weights"
-    path, sums = folder / f"{name}.safetensors", folder / "SHA256SUMS"
+    listed = committed_weights()
+    if name not in listed:
+        raise ValueError(f"no reference weights {name!r}; there are: {', '.join(sorted(listed)) or 'none'}")
+    path = weights_root() / f"{name}.safetensors"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.safetensors"))) or "none"
-        raise FileNotFoundError(f"there are no reference weights {name!r} in {folder} (there: {known})")
-    lines = (line.split() for line in sums.read_text().splitlines()) if sums.is_file() else ()
-    listed = {line[1].lstrip("*"): line[0] for line in lines if len(line) == 2}
-    if path.name not in listed:
-        raise FileNotFoundError(
-            f"{sums} does not list {path.name}, so it cannot be trusted: check both files out again"
-        )
-    if storage.sha256(path) != listed[path.name]:
-        raise storage.CorruptFile(
-            path, f"its sha256 is not the one in {sums.name}", "check it out from git again"
-        )
+        raise FileNotFoundError(f"{path} is missing: {_REPAIR}")
+    if storage.sha256(path) != listed[name]:
+        raise storage.CorruptFile(path, "its sha256 is not the one in SHA256SUMS", _REPAIR)
     tensors, _ = storage.load_tensors(path)
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}

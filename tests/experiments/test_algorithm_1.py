@@ -252,12 +252,12 @@ def test_every_committed_result_is_found_by_a_plan(monkeypatch):
     wanted = set()
 
     def noted(config, function, *, experiment, profile):
-        path = paths.project_root() / "results" / profile / experiment / f"{runs.config_hash(config)}.json"
+        path = paths.PACKAGE.parent / "results" / profile / experiment / f"{runs.config_hash(config)}.json"
         wanted.add(path)
         return runs.Record(runs.canonical(config), {}, {}, path)
 
     monkeypatch.setattr(runs, "run", noted)
     for name in experiments.EXPERIMENTS:
         experiments.main(name, "reference")
-    committed = set((paths.project_root() / "results" / "reference").glob("*/*.json"))
+    committed = set((paths.PACKAGE.parent / "results" / "reference").glob("*/*.json"))
     assert committed and committed <= wanted

@@ -3,8 +3,6 @@ results say."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from semirobust import figures, runs
+from semirobust import figures, paths, runs
 from semirobust.figures import style
-from semirobust.paths import PACKAGE
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,15 @@ def draw() -> Figure:
 
 
 def test_two_calls_and_two_processes_give_the_same_bytes(folders: Path) -> None:
-    paths = figures.save_figure(draw(), "demo", profile="quick", data={"y": np.array([3.2, np.nan])})
-    assert [path.relative_to(folders).as_posix() for path in paths] == [
+    written = figures.save_figure(draw(), "demo", profile="quick", data={"y": np.array([3.2, np.nan])})
+    assert [path.relative_to(folders).as_posix() for path in written] == [
         f"figures/quick/demo.{kind}" for kind in ("png", "pdf", "json")
     ]
-    first = [path.read_bytes() for path in paths]
+    first = [path.read_bytes() for path in written]
     assert first[0].startswith(b"\x89PNG") and first[1].startswith(b"%PDF")
     assert b"matplotlib" not in first[0] and b"CreationDate" not in first[1]
     figures.save_figure(draw(), "demo", profile="quick", data={"y": np.array([3.2, np.nan])})
-    assert [path.read_bytes() for path in paths] == first
+    assert [path.read_bytes() for path in written] == first
 
     program = (
         "import numpy as np, tests.figures.test_style as t\n"
@@ -61,7 +60,7 @@ def test_two_calls_and_two_processes_give_the_same_bytes(folders: Path) -> None:
         "figures.save_figure(t.draw(), 'demo', profile='paper', data=None)\n"
     )
     environment = os.environ | {
-        "PYTHONPATH": str(PACKAGE.parent),
+        "PYTHONPATH": str(paths.PACKAGE.parent),
         "PYTHONHASHSEED": "7",
         "TZ": "Asia/Tokyo",
     }
@@ -96,7 +95,7 @@ def test_the_sidecar_says_where_the_figure_came_from(folders: Path, monkeypatch:
 
 
 def test_a_source_in_the_project_is_named_from_there(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "project_root", lambda: folders)
+    monkeypatch.setattr(paths, "checkout", lambda: folders)
     source = runs.write_json(folders / "weights" / "a.json", 1)
     *_, path = figures.save_figure(draw(), "demo", profile="quick", sources=[str(source)])
     assert runs.read_json(path)["sources"][0]["path"] == "weights/a.json"
@@ -142,12 +141,12 @@ def test_the_style_is_legible_and_comes_off_again() -> None:
 
 
 def test_the_callers_settings_neither_change_nor_matter() -> None:
-    paths = figures.save_figure(draw(), "demo", profile="quick")
-    first = [path.read_bytes() for path in paths]
+    written = figures.save_figure(draw(), "demo", profile="quick")
+    first = [path.read_bytes() for path in written]
     matplotlib.rcParams["savefig.dpi"] = 70
     matplotlib.rcParams["pdf.fonttype"] = 3
     figures.save_figure(draw(), "demo", profile="quick")
-    assert [path.read_bytes() for path in paths] == first
+    assert [path.read_bytes() for path in written] == first
     assert matplotlib.rcParams["savefig.dpi"] == 70
 
 

@@ -171,7 +171,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> No
     path = runs.write_atomic(tmp_path / "a", b"old")
     program = (
         "import os, signal, sys\n"
-        "from semirobust import storage\n"
+        "from semirobust.runs import storage\n"
         "def half(file):\n"
         "    file.write_bytes(b'half of the n')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -256,7 +256,7 @@ def test_the_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> Non
 def test_the_lock_times_out_naming_its_holder_and_is_freed_by_a_kill(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
-        "from semirobust import storage\n"
+        "from semirobust.runs import storage\n"
         "with storage.lock(sys.argv[1]):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"

@@ -342,7 +342,7 @@ def test_two_processes_that_want_the_same_network_or_result_compute_it_once(
 
 @pytest.fixture
 def weights(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(store, "project_root", lambda: folders)
+    monkeypatch.setattr(store, "weights_root", lambda: folders / "weights")
     tensors = {"weight": torch.tensor([0.5, 1.5]).half(), "steps": torch.tensor(7)}
     path = runs.save_tensors(folders / "weights" / "robust.safetensors", tensors)
     (path.parent / "SHA256SUMS").write_text(f"{runs.sha256(path)}  robust.safetensors\n")
@@ -356,40 +356,48 @@ def test_reference_weights_are_checked_and_come_in_single_precision(weights: Pat
 
 
 def test_reference_weights_that_cannot_be_trusted(weights: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no reference weights 'other'.*there: robust"):
+    with pytest.raises(ValueError, match=r"no reference weights 'other'; there are: robust"):
         runs.reference_weights("other")
     runs.save_tensors(weights, {"weight": torch.tensor([0.5, 1.0]).half()})
-    with pytest.raises(runs.CorruptFile, match=r"not the one in SHA256SUMS.*check it out from git again"):
+    with pytest.raises(runs.CorruptFile, match=r"not the one in SHA256SUMS.*check the file out of git again"):
+        runs.reference_weights("robust")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"robust\.safetensors is missing: install the package again"):
         runs.reference_weights("robust")
     (weights.parent / "SHA256SUMS").unlink()
-    with pytest.raises(FileNotFoundError, match=r"SHA256SUMS does not list robust\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"SHA256SUMS is missing"):
         runs.reference_weights("robust")
 
 
 # --- folders and provenance ---
 
 
-def test_folders_follow_the_project_where_nothing_else_is_said(
+def test_folders_are_those_of_the_checkout_of_the_user_or_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("RESULTS", "CACHE", "FIGURES"):
         monkeypatch.delenv(f"SEMIROBUST_{name}", raising=False)
-    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path)
     assert paths.results_root() == tmp_path / "results"
     assert paths.cache_root() == tmp_path / ".cache" / "networks"
     assert paths.figures_root() == tmp_path / "figures"
+    monkeypatch.setattr(paths, "checkout", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    for found in (paths.results_root(), paths.cache_root(), paths.figures_root()):
+        assert found.is_absolute() and "semirobust" in found.parts and not found.is_relative_to(tmp_path)
+    monkeypatch.setenv("SEMIROBUST_RESULTS", "here")
+    assert paths.results_root() == tmp_path / "here"
 
 
-def test_the_project_is_the_checkout_or_the_current_folder(
+def test_a_checkout_has_pyproject_toml_beside_the_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "checkout" / "semirobust")
-    monkeypatch.chdir(tmp_path)
-    assert paths.project_root() == tmp_path
-    assert runs.provenance()["git"] is None
+    assert paths.checkout() is None
+    assert provenance.provenance()["git"] is None
     (tmp_path / "checkout").mkdir()
     (tmp_path / "checkout" / "pyproject.toml").touch()
-    assert paths.project_root() == tmp_path / "checkout"
+    assert paths.checkout() == tmp_path / "checkout"
 
 
 def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
@@ -400,7 +408,7 @@ def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
     (package / "module.py").write_text("x = 1\n")
     (package.parent / "pyproject.toml").touch()
     monkeypatch.setattr(paths, "PACKAGE", package)
-    assert runs.provenance()["git"] is None
+    assert provenance.provenance()["git"] is None
 
     def git(*words: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
@@ -410,8 +418,8 @@ def test_the_commit_and_uncommitted_changes_of_the_code_are_noted(
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "one")
-    assert runs.provenance()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    assert provenance.provenance()["git"] == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (package.parent / "results.json").write_text("{}")  # a new result does not change the code
-    assert runs.provenance()["git"]["dirty"] is False
+    assert provenance.provenance()["git"]["dirty"] is False
     (package / "module.py").write_text("x = 2\n")
-    assert runs.provenance()["git"]["dirty"] is True
+    assert provenance.provenance()["git"]["dirty"] is True

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from semirobust import sources
 from semirobust.paths import cores
-from semirobust.workers import thread_environment
+from tools.notebooks import sources
+from tools.notebooks.workers import environment
 
 CELL_TIMEOUT = 600  # seconds; a cell of the quick profile takes a small part of it, even on a busy machine
 
@@ -22,7 +22,7 @@ CELL_TIMEOUT = 600  # seconds; a cell of the quick profile takes a small part of
 def test(root: Path, *, say: Callable[[str], None]) -> bool:
     """Runs every check of the project, each in a process of its own; True if all passed.
 
-    Style, types and the lock speak only when they fail; pytest and nbval speak for themselves. One failure
+    Style and types speak only when they fail; pytest and nbval speak for themselves. One failure
     stops no other check.
     """
     python = [sys.executable, "-m"]
@@ -32,8 +32,7 @@ def test(root: Path, *, say: Callable[[str], None]) -> bool:
     steps: list[tuple[str, list[str], bool]] = [
         ("ruff check", [*python, "ruff", "check", "."], True),
         ("ruff format", [*python, "ruff", "format", "--check", "."], True),
-        ("mypy", [*python, "mypy", "semirobust"], True),
-        ("lock", [sys.executable, "tools/lock.py", "--check"], True),
+        ("mypy", [*python, "mypy", "semirobust", "tools"], True),
         ("pytest", [*python, "pytest", "-q", "--durations=5", *workers, "tests"], False),
         ("nbval", [*python, "pytest", "-q", *workers, *nbval], False),
     ]
@@ -61,7 +60,7 @@ def pair(root: Path, *, only: Sequence[str] = (), say: Callable[[str], None]) ->
     passed = True
     for notebook in sources.choose(root / "notebooks", only):
         start = time.monotonic()
-        command = [sys.executable, "-m", "semirobust.pairing", notebook.path.name]
+        command = [sys.executable, "-m", "tools.notebooks.pairing", notebook.path.name]
         done = _run(command, notebook.path.parent, quiet=True)
         if done.returncode:
             passed = False
@@ -76,7 +75,7 @@ def _run(command: Sequence[str], folder: Path, *, quiet: bool) -> subprocess.Com
     return subprocess.run(
         command,
         cwd=folder,
-        env=thread_environment(1),
+        env=environment(1),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,

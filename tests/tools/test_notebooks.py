@@ -12,7 +12,7 @@ import pytest
 
 from semirobust import pairing, sources
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
 MAX_CELLS = 15
 MAX_LINES = 25
@@ -26,7 +26,7 @@ def code_cells(notebook: Any) -> list[Any]:
 
 def made(source: Path) -> Any:
     path = source.with_suffix(".ipynb")
-    assert path.exists(), f"{path.name} is missing: python -m semirobust pair --only {source.stem}"
+    assert path.exists(), f"{path.name} is missing: ./run_all.sh pair --only {source.stem}"
     return jupytext.read(path)
 
 
@@ -93,7 +93,7 @@ def test_every_committed_notebook_has_its_source() -> None:
 @each_notebook
 def test_source_and_notebook_have_the_same_content(source: Path) -> None:
     assert content(made(source)) == content(jupytext.read(source)), (
-        f"they differ: python -m semirobust pair --only {source.stem}"
+        f"they differ: ./run_all.sh pair --only {source.stem}"
     )
     assert made(source).metadata["kernelspec"]["name"] == "python3"
 

@@ -1,4 +1,4 @@
-"""Makes one committed notebook: ``python -m semirobust.pairing notebooks/NN_name.py``.
+"""Makes one committed notebook: ``python -m tools.notebooks.pairing notebooks/NN_name.py``.
 
 The .ipynb is the .py beside it, executed as it stands. ``jupytext --update --execute`` is no way to make it:
 it executes first and then puts the *old* outputs back wherever a cell is unchanged. Here every output is

@@ -126,9 +126,9 @@ def check_parameters(notebook: Notebook, parameters: Mapping[str, object]) -> di
 
 def fingerprint(root: Path, results: Path) -> str:
     """A hash of what all notebooks may depend on: the package, the lock, and the committed results."""
-    files = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".mplstyle")]
+    files = [path for path in PACKAGE.rglob("*") if path.suffix not in (".pyc", "")]
     files += [root / "requirements.lock"]
-    for folder in (results / "reference", results / "paper", root / "weights"):
+    for folder in (results / "reference", results / "paper"):
         files += [path for path in folder.rglob("*") if not path.name.startswith(".")]
     digest = hashlib.sha256()
     for path in sorted(set(files)):

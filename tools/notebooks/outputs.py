@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from semirobust import paths
 from semirobust.paths import UsageError
 from semirobust.runs import lock, write_atomic
 
@@ -51,11 +50,11 @@ class Folders:
 
     @property
     def results(self) -> Path:
-        return paths.results_root(self.root)
+        return _folder("SEMIROBUST_RESULTS", self.root / "results")
 
     @property
     def figures(self) -> Path:
-        return paths.figures_root(self.root)
+        return _folder("SEMIROBUST_FIGURES", self.root / "figures")
 
     def check(self) -> None:
         """Raises UsageError for an output folder that cannot be written, or a disk that is nearly full."""
@@ -74,6 +73,11 @@ class Folders:
                     f"only {free} MB are free on the disk of {folder}, and {MINIMUM_FREE_MB} are needed: "
                     "free some space"
                 )
+
+
+def _folder(variable: str, default: Path) -> Path:
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser().resolve() if chosen else default
 
 
 # --- the memory of what has passed ---

@@ -1,10 +1,10 @@
-"""One notebook, run from its .py source in a process of its own: ``python -m semirobust.execute REQUEST``.
+"""One notebook in a process of its own: ``python -m tools.notebooks.execute REQUEST``.
 
-`driver` starts this file, because the library that runs notebooks changes the working directory of its whole
+`workers` starts this file, because the library that runs notebooks changes the working directory of its whole
 process and stops only single cells, not notebooks. REQUEST is a JSON object: ``source`` (the .py file),
 ``target`` (the notebook to write), ``verdict`` (the JSON file to write), ``parameters`` (name -> value),
-``timeout`` (seconds for the whole notebook, or null). The verdict is ``{"error": null}``, or says in one line
-what went wrong and in which cell.
+``timeout`` (seconds for the whole notebook, or null), ``parent`` (the number of the process that asks). The
+verdict is ``{"error": null}``, or says in one line what went wrong and in which cell.
 
 The library's own status cannot be trusted: cells that never ran, because the kernel was killed, are marked
 "completed", and the cell that was running when it died has an execution count. A notebook has passed when
@@ -36,13 +36,13 @@ START_TIMEOUT = 120  # seconds for a kernel to answer, on a busy machine
 class Watch(threading.Thread):
     """Kills the kernel when its time is over, when this process is asked to end, or its parent is gone."""
 
-    def __init__(self, manager: AsyncKernelManager, timeout: float | None) -> None:
+    def __init__(self, manager: AsyncKernelManager, timeout: float | None, parent: int) -> None:
         super().__init__(daemon=True)
         self.reason: str | None = None
         self.finished = threading.Event()
         self._manager = manager
         self._timeout = timeout
-        self._parent = os.getppid()
+        self._parent = parent  # from the request: it may be gone before this process looks
         self._asked = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
 
@@ -96,8 +96,11 @@ def first_problem(notebook: Any) -> str | None:
     return None
 
 
-def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: float | None) -> str | None:
-    """Runs `source`, writes the executed notebook to `target`, and says what went wrong, or None."""
+def execute(
+    source: Path, target: Path, parameters: dict[str, Any], timeout: float | None, parent: int
+) -> str | None:
+    """Runs `source`, writes the executed notebook to `target`, and says what went wrong, or None; ends early
+    where the process ``parent`` is gone."""
     notebook = jupytext.read(source)
     with tempfile.TemporaryDirectory(prefix="semirobust-") as private:
         # a socket folder of its own: kernels that start side by side race for ports, and for a shared folder
@@ -108,7 +111,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: flo
             ip=f"{private}/k",
             connection_file=f"{private}/connection.json",
         )
-        watch = Watch(manager, timeout)
+        watch = Watch(manager, timeout, parent)
         watch.start()
         failure: Exception | None = None
         try:
@@ -140,9 +143,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], timeout: flo
 
 def main(argument: str) -> int:
     request = json.loads(argument)
-    error = execute(
-        Path(request["source"]), Path(request["target"]), request["parameters"], request["timeout"]
-    )
+    source, target = Path(request["source"]), Path(request["target"])
+    error = execute(source, target, request["parameters"], request["timeout"], request["parent"])
     Path(request["verdict"]).write_text(json.dumps({"error": error}))
     return int(error is not None)
 

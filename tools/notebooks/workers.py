@@ -1,4 +1,4 @@
-"""The processes that run notebooks: one `semirobust.execute` each, asked by JSON and answering by a file."""
+"""The processes that run notebooks, one `execute` each: asked by JSON, answering by a file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from semirobust import paths
-from semirobust.sources import Notebook
+from tools.notebooks.sources import Notebook
 
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 GRACE = 60.0  # seconds in which a worker ends its own kernel and saves the notebook, before it is killed
 
 
@@ -21,12 +22,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def thread_environment(threads: int = 1) -> dict[str, str]:
-    """The environment of a child with so many computing threads, unless the user has set their number."""
+def environment(threads: int = 1) -> dict[str, str]:
+    """The environment of a child: so many computing threads, unless the user has set their number, and
+    folders that mean the same in every working directory."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    above = str(paths.PACKAGE.parent)  # the same package, installed or not
-    path = os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))
-    return counts | dict(os.environ) | {"PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    given = {name: os.environ[name] for name in paths.VARIABLES if os.environ.get(name)}
+    folders = {name: str(Path(value).expanduser().resolve()) for name, value in given.items()}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    fixed = {"PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return counts | dict(os.environ) | folders | fixed
 
 
 class Workers:
@@ -60,6 +64,7 @@ class Workers:
             "verdict": str(verdict),
             "parameters": dict(parameters),
             "timeout": timeout,
+            "parent": os.getpid(),
         }
         try:
             self._start(notebook.name, request, log, notebook.path.parent, threads)
@@ -89,17 +94,17 @@ class Workers:
                 last_resort.start()
 
     def _start(self, name: str, request: Mapping[str, object], log: Path, cwd: Path, threads: int) -> None:
-        """Starts `semirobust.execute` on the request."""
+        """Starts `tools.notebooks.execute` on the request."""
         with self._lock, log.open("wb") as stream:
             if self._stopped:
                 raise InterruptedError("interrupted before it began")
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "semirobust.execute", json.dumps(request)],
+                [sys.executable, "-m", "tools.notebooks.execute", json.dumps(request)],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
-                env=thread_environment(threads),
+                env=environment(threads),
                 start_new_session=True,  # Ctrl-C comes to us, and we end it in order
             )
 

@@ -17,11 +17,11 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from semirobust import outputs, sources
-from semirobust.outputs import Folders, Outcome
 from semirobust.paths import UsageError, check_profile, cores
-from semirobust.sources import Notebook
-from semirobust.workers import Workers
+from tools.notebooks import outputs, sources
+from tools.notebooks.outputs import Folders, Outcome
+from tools.notebooks.sources import Notebook
+from tools.notebooks.workers import Workers
 
 __all__ = ["Outcome", "run", "summary"]
 

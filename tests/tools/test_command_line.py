@@ -15,10 +15,13 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from semirobust import __main__, checks, driver, paths, runs, sources, workers
-from semirobust import __main__ as cli
-from semirobust.outputs import Outcome, read_manifest
+from semirobust import paths, runs
 from semirobust.paths import UsageError
+from tools import __main__ as cli
+from tools import checks
+from tools.notebooks import run as driver
+from tools.notebooks import sources, workers
+from tools.notebooks.outputs import Outcome, read_manifest
 
 HEADER = """\
 # ---
@@ -319,8 +322,8 @@ def start_run(root: Path) -> tuple[subprocess.Popen[str], int]:
         f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid()) + ' ')",
         "time.sleep(600)",
     )
-    code = f"from pathlib import Path; from semirobust import driver; driver.run(Path({str(root)!r}))"
-    environment = workers.thread_environment()
+    code = f"from pathlib import Path; from tools.notebooks import run; run.run(Path({str(root)!r}))"
+    environment = workers.environment()
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment, cwd=root
     )
@@ -359,7 +362,7 @@ def notebook_of(*cells: tuple[str, int | None, list[dict]]):
 
 
 def test_a_cell_that_never_ran_is_a_failure_whatever_its_status_says() -> None:
-    from semirobust.execute import first_problem
+    from tools.notebooks.execute import first_problem
 
     error = {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "", "traceback": []}
     assert first_problem(notebook_of(("a", 1, []), ("b", 2, []))) is None
@@ -370,17 +373,16 @@ def test_a_cell_that_never_ran_is_a_failure_whatever_its_status_says() -> None:
 # --- the command line ---
 
 
-def test_the_command_line_runs_lists_and_tells_failure(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+def test_the_command_line_runs_lists_and_tells_failure(tmp_path, capsys) -> None:
     write(tmp_path, "01_a", "print(trials)")
     write(tmp_path, "02_b", "1 / 0")
-    assert __main__.main(["list"]) == 0
+    assert cli.main(["list"], root=tmp_path) == 0
     assert capsys.readouterr().out.count("not run") == 2
-    assert __main__.main(["--only", "01_a", "-p", "trials=4"]) == 0
+    assert cli.main(["--only", "01_a", "-p", "trials=4"], root=tmp_path) == 0
     assert "1 passed, 0 failed" in capsys.readouterr().out
-    assert __main__.main(["run", "--jobs", "1", "--only", "02_b"]) == 1
+    assert cli.main(["run", "--jobs", "1", "--only", "02_b"], root=tmp_path) == 1
     assert "FAILED 02_b: code cell 2: ZeroDivisionError: division by zero" in capsys.readouterr().out
-    assert __main__.main(["list"]) == 0
+    assert cli.main(["list"], root=tmp_path) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].split()[:2] == ["01_a", "passed"] and "ZeroDivisionError" in listed[1]
 
@@ -396,23 +398,20 @@ def test_the_command_line_runs_lists_and_tells_failure(tmp_path, monkeypatch, ca
         (["-p", "speed=3"], "unknown parameter 'speed'"),
         (["-p", "speed"], "NAME=VALUE"),
         (["pair", "--only", "99_z"], "unknown notebook '99_z'"),
-        (["lst"], "unknown command 'lst' (did you mean list?); known: run, list, collate"),
+        (["lst"], "unknown command 'lst' (did you mean list?); known: run, list, pair"),
         (["setpu", "--force"], "unknown command 'setpu' (did you mean setup?)"),
     ],
 )
-def test_the_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, words, message) -> None:
-    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys, words, message) -> None:
     write(tmp_path, "01_a")
-    assert __main__.main(words) == 2
+    assert cli.main(words, root=tmp_path) == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_command_line_starts_without_what_takes_seconds_to_import() -> None:
-    code = "import sys, semirobust.__main__; print(*{'torch', 'jupytext', 'papermill'} & set(sys.modules))"
+    code = "import sys, tools.__main__; print(*{'torch', 'jupytext', 'papermill'} & set(sys.modules))"
     command = [sys.executable, "-c", code]
-    answer = subprocess.run(
-        command, env=workers.thread_environment(), capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run(command, env=workers.environment(), capture_output=True, text=True, check=True)
     assert answer.stdout == "\n"
 
 
@@ -423,12 +422,12 @@ def test_collate_writes_one_table_per_experiment(tmp_path, monkeypatch, capsys) 
     class Config:
         seed: int = 0
 
-    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(paths, "checkout", lambda: tmp_path)
     for seed in (0, 1):
         runs.run(
             Config(seed), lambda config: {"accuracy": config.seed / 2}, experiment="tiny", profile="quick"
         )
-    assert __main__.main(["collate"]) == 0
+    assert cli.main(["collate"], root=tmp_path) == 0
     table = (tmp_path / "build" / "tables" / "quick" / "tiny.csv").read_text().splitlines()
     assert len(table) == 3 and "metrics.accuracy" in table[0]
     assert "2 runs" in capsys.readouterr().out
@@ -438,7 +437,7 @@ def test_collate_writes_one_table_per_experiment(tmp_path, monkeypatch, capsys) 
 
 
 def test_a_pair_is_made_and_made_again_byte_for_byte(tmp_path) -> None:
-    shutil.copy(Path(__file__).parent.parent / "jupytext.toml", tmp_path)
+    shutil.copy(Path(__file__).parents[2] / "jupytext.toml", tmp_path)
     source = write(tmp_path, "01_a", "print(trials)")
     before = source.read_bytes()
     target = source.with_suffix(".ipynb")

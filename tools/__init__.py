@@ -1,0 +1,1 @@
+"""What works on a checkout: notebooks, checks, committed weights, the tables of the README."""
