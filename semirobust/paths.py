@@ -45,7 +45,7 @@ def check_profile(name: str) -> str:
 
 
 def checkout() -> Path | None:
-    """The project's folder, which holds the package and pyproject.toml; None where the package is installed."""
+    """The folder that holds the package and pyproject.toml; None where the package is installed."""
     return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 
 

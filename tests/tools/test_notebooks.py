@@ -10,7 +10,7 @@ from typing import Any
 import jupytext
 import pytest
 
-from semirobust import pairing, sources
+from tools.notebooks import pairing, sources
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
