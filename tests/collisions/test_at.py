@@ -11,13 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_collision_admm import batch
-from test_collision_descent import FIGURE_1, LOCAL, random_case
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from semirobust import extractors
 from semirobust.collisions import Network, enumerate_patterns, find, find_collisions, verify_collisions
 from semirobust.collisions.solvers.active_set import Polisher, Start
+from tests.collisions.cases import FIGURE_1, LOCAL, batch, random_case
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)

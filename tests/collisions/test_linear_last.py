@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_collision_descent import TWO_LAYERS, check_exactly, random_case
 
 from semirobust.collisions import (
     METHODS,
@@ -24,6 +23,7 @@ from semirobust.collisions import (
 from semirobust.collisions.solvers.active_set import Polisher
 from semirobust.collisions.solvers.cone import solve
 from semirobust.collisions.solvers.descent import descend
+from tests.collisions.cases import TWO_LAYERS, check_exactly, random_case
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)

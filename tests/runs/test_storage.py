@@ -256,8 +256,8 @@ def test_the_lock_admits_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> Non
 def test_the_lock_times_out_naming_its_holder_and_is_freed_by_a_kill(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
-        "from semirobust.runs import storage\n"
-        "with storage.lock(sys.argv[1]):\n"
+        "from semirobust import runs\n"
+        "with runs.lock(sys.argv[1]):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -466,6 +466,6 @@ def test_the_test_command_runs_every_check_and_shows_what_failed(tmp_path, monke
     monkeypatch.setattr(checks.subprocess, "run", answer)
     lines: list[str] = []
     assert not checks.test(tmp_path, say=lines.append)
-    assert len(commands) == 6
+    assert len(commands) == 5
     assert "a.py:1: error: wrong" in lines and lines[-1] == "failed: mypy"
     assert any("--nbval" in command for command in commands)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from semirobust.paths import UsageError
-from semirobust.runs import lock, write_atomic
 
 MINIMUM_FREE_MB = 200
 
@@ -99,6 +98,8 @@ def read_manifest(path: Path, say: Callable[[str], None] = lambda line: None) ->
 
 def remember(folders: Folders, outcome: Outcome, key: str, products: Sequence[Path]) -> None:
     """Adds one outcome to the manifest. Raises OSError, saying what to do, where it cannot be written."""
+    from semirobust.runs import lock, write_atomic  # brings torch along, which takes seconds
+
     with lock(folders.manifest):
         entries = read_manifest(folders.manifest)  # another run may have added to it meanwhile
         entries[f"{folders.profile}/{outcome.name}"] = {

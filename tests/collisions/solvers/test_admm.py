@@ -12,17 +12,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from test_collision_descent import (
-    FIGURE_1,
-    INFLATION,
-    LOCAL,
-    OPPOSITE,
-    SLACK,
-    TWO_LAYERS,
-    check_exactly,
-    layer,
-    random_case,
-)
 
 from semirobust.collisions import (
     METHODS,
@@ -40,6 +29,18 @@ from semirobust.collisions.solvers.cone import Cell, solve, without
 from semirobust.collisions.solvers.descent import descend
 from semirobust.collisions.solvers.proof import _branches, _equations, _gram, _inverse_triangle, verify_pair
 from semirobust.collisions.solvers.splitting import Splitting, _on_collision, _on_relu
+from tests.collisions.cases import (
+    FIGURE_1,
+    INFLATION,
+    LOCAL,
+    OPPOSITE,
+    SLACK,
+    TWO_LAYERS,
+    batch,
+    check_exactly,
+    layer,
+    random_case,
+)
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
@@ -49,16 +50,6 @@ sizes = st.sampled_from([[3], [6], [4, 3], [5, 5], [3, 4, 3]])
 def admm(network: Network, u: Any, v: Any, **options: Any) -> Collisions:
     """One pair [d], or a batch [B, d]."""
     return find_collisions(network.layers, np.atleast_2d(u), np.atleast_2d(v), method="admm", **options)
-
-
-def batch(seed: int, widths: list[int], count: int) -> tuple[Network, np.ndarray, np.ndarray]:
-    """Gaussian layers and pairs, with about the same scale in every layer."""
-    rng = np.random.default_rng(seed)
-    layers = [
-        (rng.standard_normal((m, n)) * math.sqrt(2 / n), 0.1 * rng.standard_normal(m))
-        for n, m in itertools.pairwise(widths)
-    ]
-    return Network.of(layers), *rng.standard_normal((2, count, widths[0]))
 
 
 # Nearest points and least squares

@@ -12,12 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from test_collision_admm import batch
-from test_collision_descent import FIGURE_1, INFLATION, LOCAL, check_exactly, layer, random_case
 
 from semirobust.collisions import Collisions, Network, enumerate_patterns, find_collisions, linear_collision
 from semirobust.collisions.solvers.apgd import _Model, attack, checkpoints, clear, meet
 from semirobust.collisions.solvers.proof import verify_pair
+from tests.collisions.cases import FIGURE_1, INFLATION, LOCAL, batch, check_exactly, layer, random_case
 
 quick = settings(max_examples=20)
 seeds = st.integers(0, 10_000)

@@ -10,8 +10,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_collision_admm import batch
-from test_collision_descent import FIGURE_1, check_exactly, random_case
 
 from semirobust.collisions import Network, find_collisions, verify_collisions
 from semirobust.collisions.solvers import active_set, admm, batched_proof, descent
@@ -20,6 +18,7 @@ from semirobust.collisions.solvers.batched_proof import prove, prove_given
 from semirobust.collisions.solvers.descent import descend
 from semirobust.collisions.solvers.equations import Equations, Side
 from semirobust.collisions.solvers.proof import verify_pair
+from tests.collisions.cases import FIGURE_1, batch, check_exactly, random_case
 
 quick = settings(max_examples=25)
 seeds = st.integers(0, 10_000)
