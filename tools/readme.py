@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from semirobust import runs
-from semirobust.experiments import tables
+from semirobust.experiments import subsequent, tables
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- results: made by tools/readme.py -->", "<!-- results: end -->"
+START, START_END = "<!-- start: made by tools/readme.py -->", "<!-- start: end -->"
 PROFILES = ("reference", "paper")
 COLUMNS = (
     "source",
@@ -41,13 +42,46 @@ def section() -> str:
     return "\n\n".join([BEGIN, *parts, END])
 
 
+def start_section() -> str:
+    """Acc_sr by the paper's protocol beside the printed one, and the causal controls that are stored."""
+    start = {
+        "source": "source",
+        "n_fb": "f_b layers",
+        "attack": "attack",
+        "acc_star": "Acc*",
+        "acc_sr": "Acc_sr",
+        "kept": "Acc_sr / Acc*",
+        "n": "n",
+    }
+    control = {
+        "n_fb": "f_b layers",
+        "f_a": "frozen f_a",
+        "f_b": "f_b starts from",
+        "trials": "trials",
+        "before": "PGD before",
+        "after": "PGD after",
+        "range": "range",
+        "n": "n",
+    }
+    rows = [row for row in subsequent.start_rows() if row["attack"] in ("none", "pgd", "autoattack")]
+    rows = [row for row in rows if row["n_fb"] in (4, 12)]
+    formats = {"acc_star": ".1f", "acc_sr": ".1f", "kept": ".2f", "n": ","}
+    parts = [runs.markdown_table(rows, start, formats)]
+    if found := subsequent.control_rows():
+        formats = dict.fromkeys(("before", "after", "range"), ".1f") | {"n": ","}
+        parts.append(runs.markdown_table(found, control, formats))
+    return "\n\n".join([START, *parts, START_END])
+
+
 def render(text: str) -> str:
-    """``text`` with its results section made anew. Raises ``ValueError`` where the two marks are missing."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{README} lacks the marks {BEGIN} and {END}: put them where the table belongs")
-    return head + section() + tail
+    """``text`` with its results made anew. Raises ``ValueError`` where one of the marks is missing."""
+    for begin, end, made in ((BEGIN, END, section()), (START, START_END, start_section())):
+        head, first, rest = text.partition(begin)
+        _, last, tail = rest.partition(end)
+        if not (first and last):
+            raise ValueError(f"{README} lacks the marks {begin} and {end}: put them where the table belongs")
+        text = head + made + tail
+    return text
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ Say = Callable[[str], None]
 #: or ``run`` for all of a profile
 EXPERIMENTS = (
     "algorithm_1",
+    "subsequent",
     "layerwise",
     "performance",
     "known_truths",

@@ -126,6 +126,37 @@ PAIRS: dict[str, dict[str, Pair]] = {
     },
 }
 
+
+def _subsequent(dataset: str, seed: int) -> Pair:
+    """ResNet-18 of width 16: 15 epochs on clean images, then 10 against PGD-10 at a rate that keeps the
+    lineage, on all training images but the last 2,000."""
+    return pair(
+        training.short(15, lr=0.15, batch_size=256, seed=seed),
+        PGD(),
+        adversarial=training.short(10, lr=0.02, batch_size=256, seed=seed),
+        dataset=dataset,
+        model="resnet18",
+        width=16,
+        holdout=2000,
+        seed=seed,
+    )
+
+
+#: profile -> name -> pair of networks by the paper's protocol, the second one trained from the first
+SUBSEQUENT: dict[str, dict[str, Pair]] = {
+    "quick": {
+        "digits": pair(
+            training.short(10, lr=0.2, batch_size=128, augment=False),
+            PGD(0.1, 0.025, 10),
+            adversarial=training.short(10, lr=0.05, batch_size=128, augment=False),
+            **_DIGITS,
+        )
+    },
+    "reference": {f"cifar10-seed{seed}": _subsequent("cifar10", seed) for seed in range(3)}
+    | {"cifar100-seed0": _subsequent("cifar100", 0)},
+    "paper": PAIRS["paper"],
+}
+
 _NARROW, _FULL = PAIRS["reference"]["cifar10-width16-seed1"], PAIRS["reference"]["cifar10"]
 
 #: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
@@ -135,6 +166,10 @@ COMMITTED: dict[str, str] = {
     runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
     runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
 }
+for _seed in range(2):
+    _pair = SUBSEQUENT["reference"][f"cifar10-seed{_seed}"]
+    COMMITTED[runs.config_hash(_pair.standard)] = f"cifar10-resnet18-width16-seed{_seed}-standard"
+    COMMITTED[runs.config_hash(_pair.robust)] = f"cifar10-resnet18-width16-seed{_seed}-subsequent"
 
 
 def test_images(config: NetworkConfig, limit: int | None = None) -> data.Images:

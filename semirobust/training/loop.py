@@ -29,7 +29,7 @@ from semirobust.attacks import ascend, random_start
 from semirobust.data import Images
 from semirobust.layers import AttackView, preserve
 from semirobust.training import trades
-from semirobust.training.checkpoint import EpochLog, State, read
+from semirobust.training.checkpoint import EpochLog, State, load_weights, read
 from semirobust.training.recipe import PGD, TRADES, Attack, TrainConfig, learning_rate
 
 PROBE_SIZE = 256  # images of the fixed training batch on which PGD accuracy is logged
@@ -56,6 +56,16 @@ def train(
         on_epoch(log)
         logs.append(log)
     return logs
+
+
+def resumed(model: nn.Module, config: TrainConfig, checkpoint: Path | None) -> int:
+    """How many epochs of ``config`` the checkpoint holds (0 where there is none); ``model`` takes its
+    weights. Errors as ``epochs``."""
+    if checkpoint is None or not checkpoint.exists():
+        return 0
+    tensors, logs = read(checkpoint, config)
+    load_weights(model, checkpoint, tensors)
+    return len(logs)
 
 
 def epochs(

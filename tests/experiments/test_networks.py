@@ -12,7 +12,8 @@ from semirobust.experiments import networks, table_2, verdicts
 FOLDER = paths.PACKAGE / "weights"
 CONFIGS = {
     networks.COMMITTED[runs.config_hash(config)]: config
-    for pair in networks.PAIRS["reference"].values()
+    for pairs in (networks.PAIRS, networks.SUBSEQUENT)
+    for pair in pairs["reference"].values()
     for config in (pair.standard, pair.robust)
     if runs.config_hash(config) in networks.COMMITTED
 }
