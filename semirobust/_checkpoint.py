@@ -49,20 +49,31 @@ class State:
 
     def restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Takes up the tensors that ``read`` found. Raises ``ValueError`` for those of another network."""
-        state, momenta = _under("model.", tensors), _under("momentum.", tensors)
-        own = {name: t.shape for name, t in self.model.state_dict().items()}
-        found = {name: t.shape for name, t in state.items()}
-        if own != found or not momenta.keys() <= self.parameters.keys():
-            raise ValueError(
-                f"{path} belongs to another network, or to one with other parameters frozen: "
-                "move it away, or train that one"
-            )
-        self.model.load_state_dict(state)
+        momenta = _under("momentum.", tensors)
+        if not momenta.keys() <= self.parameters.keys():
+            raise _other_network(path)
+        load_weights(self.model, path, tensors)
         for name, momentum in momenta.items():
             parameter = self.parameters[name]
             like = torch.empty_like(parameter)  # its layout too: another one may round differently
             self.optimizer.state[parameter]["momentum_buffer"] = like.copy_(momentum)
         self.generator.set_state(tensors["generator"])
+
+
+def load_weights(model: nn.Module, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Gives the model the weights that ``read`` found. Raises ``ValueError`` for those of another network."""
+    state = _under("model.", tensors)
+    own = {name: t.shape for name, t in model.state_dict().items()}
+    if own != {name: t.shape for name, t in state.items()}:
+        raise _other_network(path)
+    model.load_state_dict(state)
+
+
+def _other_network(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} belongs to another network, or to one with other parameters frozen: "
+        "move it away, or train that one"
+    )
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

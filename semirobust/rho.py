@@ -30,6 +30,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def trial(
     config: training.TrainConfig,
     *,
     batch_statistics: bool = False,
+    checkpoint: Path | None = None,
 ) -> Iterator[tuple[int, nn.Module]]:
     """Yield (epoch, network) for (f_a*, f_b) at epoch 0 and for (f_a*, f_b~) after each epoch of adversarial
     training.
@@ -86,7 +88,7 @@ def trial(
     ``robust`` is (f_a*, f_b*), left untouched; ``standard_state`` the state dict of (f_a, f_b); ``images``
     what f_b is trained on; ``config`` must have an attack. ``batch_statistics``: the authors' variant of
     freezing (see ``Split.freeze_a``). The yielded network goes on being trained: measure or copy it before
-    the next step.
+    the next step. With a ``checkpoint`` that is there, the first pair yielded is its epoch and its network.
 
     Raises ``ValueError`` for n_fb out of range, a state dict of another shape, or a config without an attack.
     """
@@ -94,8 +96,8 @@ def trial(
         raise ValueError("Algorithm 1 trains f_b adversarially: give config an attack")
     model, split = semirobust(robust, standard_state, n_fb)
     split.freeze_a(batch_statistics=batch_statistics)
-    yield 0, model
-    for log in training.epochs(model, images, config):
+    yield training.resumed(model, config, checkpoint), model
+    for log in training.epochs(model, images, config, checkpoint=checkpoint):
         yield log.epoch, model
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "crop_and_flip",
     "epochs",
     "learning_rate",
+    "resumed",
     "short",
     "train",
 ]
@@ -71,6 +72,16 @@ def train(
         on_epoch(log)
         logs.append(log)
     return logs
+
+
+def resumed(model: nn.Module, config: TrainConfig, checkpoint: Path | None) -> int:
+    """How many epochs of ``config`` the checkpoint holds (0 where there is none); ``model`` takes its
+    weights. Errors as ``epochs``."""
+    if checkpoint is None or not checkpoint.exists():
+        return 0
+    tensors, logs = _checkpoint.read(checkpoint, config)
+    _checkpoint.load_weights(model, checkpoint, tensors)
+    return len(logs)
 
 
 def epochs(

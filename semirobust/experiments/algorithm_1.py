@@ -4,16 +4,19 @@ the tables."""
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from semirobust import attacks, dependence, layers, rho, runs
+from semirobust import attacks, dependence, layers, rho, runs, storage
 from semirobust.data import Images
 from semirobust.experiments import networks
 from semirobust.experiments._verdicts import summary
@@ -30,7 +33,8 @@ WEAK = "autoattack-10"  # 10 steps in its APGD and FAB, as torchattacks' class A
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each part takes (the first of their set), and the effort of AutoAttack."""
+    """How many images each part takes (the first of their set; ``autoattack`` 0: not measured), and the
+    effort of AutoAttack."""
 
     fine_tune: int
     validation: int
@@ -52,13 +56,28 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One trial: fine-tune the last ``n_fb`` layers; ``fine_tune.seed`` numbers the trial."""
+    """One trial: fine-tune the last ``n_fb`` layers; ``fine_tune.seed`` numbers the trial.
+
+    ``f_a`` ("robust", "standard" or "random") is what is frozen, ``f_b`` ("standard" or "random") what
+    fine-tuning starts from: the causal controls. ``patience``: stop after so many epochs in which the best
+    validation accuracy did not rise (None: run through all).
+    """
 
     pair: Pair
     n_fb: int
     sizes: Sizes
     fine_tune: TrainConfig
     batch_statistics: bool = False
+    f_a: str = field(default="robust", metadata={"later": True})
+    f_b: str = field(default="standard", metadata={"later": True})
+    patience: int | None = field(default=None, metadata={"later": True})
+
+    def __post_init__(self) -> None:
+        if self.f_a not in ("robust", "standard", "random") or self.f_b not in ("standard", "random"):
+            raise ValueError(
+                "f_a is robust, standard or random and f_b standard or random, "
+                f"not {self.f_a!r} and {self.f_b!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,13 +90,27 @@ class Plan:
     trials: int
     sizes: Sizes
     fine_tune: TrainConfig
+    fewer: int | None = None  # images under AutoAttack after the first trial of each size; None: as many
 
     @property
     def baseline(self) -> BaselineConfig:
         return BaselineConfig(self.pair, self.n_fb, self.sizes)
 
     def trial(self, n_fb: int, number: int) -> TrialConfig:
-        return TrialConfig(self.pair, n_fb, self.sizes, replace(self.fine_tune, seed=1 + number))
+        sizes = self.sizes
+        if number and self.fewer is not None:
+            sizes = replace(sizes, autoattack=self.fewer)
+        return TrialConfig(self.pair, n_fb, sizes, replace(self.fine_tune, seed=1 + number))
+
+    def control(self, n_fb: int, number: int, f_a: str, f_b: str) -> TrialConfig:
+        """The trial with another frozen f_a, or another start of f_b; not measured under AutoAttack."""
+        trial = self.trial(n_fb, number)
+        return replace(trial, sizes=replace(trial.sizes, autoattack=0), f_a=f_a, f_b=f_b)
+
+    def long_trial(self, n_fb: int) -> TrialConfig:
+        """On all training images, until the validation accuracy has not risen for 5 epochs, at most 30."""
+        sizes = replace(self.sizes, fine_tune=50_000)
+        return TrialConfig(self.pair, n_fb, sizes, replace(self.fine_tune, epochs=30, seed=1), patience=5)
 
 
 def _fine_tune(pair: Pair, *, epochs: int, lr: float, batch_size: int) -> TrainConfig:
@@ -110,9 +143,19 @@ def plans(profile: str) -> list[Plan]:
     512), but that f_b is not trained on the images that validate."""
     made = []
     for name, pair in networks.PAIRS[runs.check_profile(profile)].items():
+        if profile == "reference" and pair.robust.start is not None:
+            made.append(_subsequent(name, pair))
+            continue
         sizes, trials, changes = _SETTINGS.get(name, _SETTINGS[profile])
         made.append(Plan(name, pair, (4, 12), trials, sizes, _fine_tune(pair, **changes)))
     return made
+
+
+def _subsequent(name: str, pair: Pair) -> Plan:
+    """Three trials for each size of f_b, at a tenth of the rate of the adversarial training."""
+    fine_tune = _fine_tune(pair, epochs=6, lr=pair.robust.train.lr / 10, batch_size=128)
+    sizes = Sizes(10_000, 2000, 2000, 1000, queries=1000)
+    return Plan(name, pair, (4, 8, 12), 3, sizes, fine_tune, fewer=200)
 
 
 # --- what a run measures ---
@@ -197,41 +240,47 @@ def run_trial(
     images = networks.fine_tuning_images(config.pair.robust, config.sizes.fine_tune, config.sizes.validation)
     star = {attack: summary["accuracy"] for attack, summary in baseline["accuracy"]["robust"].items()}
     star_validation = baseline["robust_validation"]["accuracy"]
+    frozen = {"robust": robust, "standard": standard}.get(config.f_a)
+    if frozen is None:
+        frozen = random_network(config)
+    start = standard if config.f_b == "standard" else random_network(config)
 
-    rows, states = [], []
+    folder = _folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    while (path := folder / f"epoch_{len(rows)}.json").exists():
+        rows.append(storage.read_json(path))
     for epoch, model in rho.trial(
-        robust,
-        standard.state_dict(),
+        frozen,
+        start.state_dict(),
         config.n_fb,
         images,
         config.fine_tune,
         batch_statistics=config.batch_statistics,
+        checkpoint=folder / "training.safetensors",
     ):
-        found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in ATTACKS}
-        held_out = _evaluate(model, config.pair, config.sizes, validation, "pgd")
-        along = _dependence(model, config.pair, test, config.n_fb)
-        rows.append(
-            {
-                "epoch": epoch,
-                "validation_accuracy": held_out.accuracy,
-                "test_accuracy": {attack: evaluation.accuracy for attack, evaluation in found.items()},
-                "test": {attack: _summary(evaluation) for attack, evaluation in found.items()},
-                "dependence_bits": [item["bits"] for item in along],
-                "control_bits": [item["control_bits"] for item in along],
-                "cap_bits": [item["cap_bits"] for item in along],
-                "saturated": [item["saturated"] for item in along],
-            }
-        )
-        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        if epoch == len(rows):
+            row = _measure(model, config, test, validation, epoch)
+            storage.save_tensors(folder / f"epoch_{epoch}.safetensors", model.state_dict(), {"epoch": epoch})
+            storage.write_json(folder / f"epoch_{epoch}.json", row)
+            rows.append(row)
+            say(
+                f"{_name(config)}: epoch {epoch} of {config.fine_tune.epochs}, "
+                f"PGD accuracy {100 * row['test_accuracy']['pgd']:.1f} %"
+            )
+        if config.patience is not None and _stopped_rising(rows, config.patience):
+            break
 
     trajectory = [rho.as_measurements(rows)]
     stops = {
         "printed": rho.printed(trajectory, star["pgd"], "pgd").epochs[0],
         "sound": rho.sound(trajectory, star_validation, "pgd").epochs[0],
     }
+    if config.patience is not None:  # a long trial asks how far it gets: its best validation epoch
+        stops["best"] = max(rows[1:], key=lambda row: row["validation_accuracy"])["epoch"]
     final, strongest = copy.deepcopy(robust), {}
-    for epoch in sorted(set(stops.values())):
-        final.load_state_dict(states[epoch])
+    for epoch in sorted(set(stops.values()) if config.sizes.autoattack else ()):
+        final.load_state_dict(storage.load_tensors(folder / f"epoch_{epoch}.safetensors")[0])
         strongest[epoch] = _summary(_evaluate(final, config.pair, config.sizes, test, "autoattack"))
     return {
         "epochs": rows,
@@ -239,9 +288,63 @@ def run_trial(
         "acc_star": star,
         "acc_star_validation": star_validation,
         "stops": stops,
-        "autoattack": {reading: strongest[epoch] for reading, epoch in stops.items()},
+        "autoattack": {reading: strongest[epoch] for reading, epoch in stops.items() if epoch in strongest},
         "n_fine_tune": len(images),
     }
+
+
+def _folder(config: TrialConfig) -> Path:
+    """Where an unfinished trial keeps its checkpoint, and each epoch's weights and measurements."""
+    return runs.cache_root() / f"{runs.config_hash(config)}.trial"
+
+
+def _name(config: TrialConfig) -> str:
+    kinds = f"{config.f_a} f_a, {config.f_b} f_b of {config.n_fb}"
+    return (
+        f"{config.pair.robust.label} on {config.pair.robust.dataset}, {kinds}, trial {config.fine_tune.seed}"
+    )
+
+
+def _measure(
+    model: nn.Module, config: TrialConfig, test: Images, validation: Images, epoch: int
+) -> dict[str, Any]:
+    """One epoch of a trial: accuracies on test and validation images, and the dependence along f_b."""
+    found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in ATTACKS}
+    held_out = _evaluate(model, config.pair, config.sizes, validation, "pgd")
+    along = _dependence(model, config.pair, test, config.n_fb)
+    return {
+        "epoch": epoch,
+        "validation_accuracy": held_out.accuracy,
+        "test_accuracy": {attack: evaluation.accuracy for attack, evaluation in found.items()},
+        "test": {attack: _summary(evaluation) for attack, evaluation in found.items()},
+        "dependence_bits": [item["bits"] for item in along],
+        "control_bits": [item["control_bits"] for item in along],
+        "cap_bits": [item["cap_bits"] for item in along],
+        "saturated": [item["saturated"] for item in along],
+    }
+
+
+def _stopped_rising(rows: list[dict[str, Any]], patience: int) -> bool:
+    accuracies = [row["validation_accuracy"] for row in rows[1:]]
+    return len(accuracies) > patience and max(accuracies[-patience:]) <= max(accuracies[:-patience])
+
+
+def random_network(config: TrialConfig) -> nn.Module:
+    """The network with random weights, another draw for each trial, its BatchNorms with the statistics of
+    2,048 training images (else the signal would not pass through many layers)."""
+    network = networks.build(replace(config.pair.standard, seed=1000 + config.fine_tune.seed))
+    images = networks.training_images(config.pair.standard)
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the plain average over the batches
+        norm.reset_running_stats()
+    network.train()
+    with torch.no_grad():
+        for first in range(0, min(2048, len(images)), 256):
+            network(images.batch(slice(first, first + 256)).to(next(network.parameters()).device))
+    for norm in norms:
+        norm.momentum = 0.1
+    return network.eval()
 
 
 # --- all of a plan, and the tables ---
@@ -275,6 +378,7 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
             config = plan.trial(n_fb, number)
             compute = partial(run_trial, baseline=baseline.metrics, say=say)
             record = runs.run(config, compute, experiment=EXPERIMENT, profile=profile)
+            shutil.rmtree(_folder(config), ignore_errors=True)
             say(f"{plan.name}: n_fb = {n_fb}, trial {number + 1} of {plan.trials} in {record.path.name}")
             trials[n_fb].append(record)
     return Outcome(plan, baseline, trials)

@@ -96,6 +96,22 @@ def independent_pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
 _DIGITS = {"dataset": "digits", "size": 16, "model": "resnet18", "width": 8, "holdout": 200}
 _CIFAR10 = {"dataset": "cifar10", "model": "resnet18"}
 
+
+def _subsequent(dataset: str, seed: int) -> Pair:
+    """ResNet-18 of width 16: 15 epochs on clean images, then 10 against PGD-10 at a rate that keeps the
+    lineage."""
+    return pair(
+        training.short(15, lr=0.15, batch_size=256, seed=seed),
+        PGD(),
+        adversarial=training.short(10, lr=0.02, batch_size=256, seed=seed),
+        dataset=dataset,
+        model="resnet18",
+        width=16,
+        holdout=2000,
+        seed=seed,
+    )
+
+
 #: profile -> name -> pair of networks
 PAIRS: dict[str, dict[str, Pair]] = {
     "quick": {
@@ -118,6 +134,10 @@ PAIRS: dict[str, dict[str, Pair]] = {
         "cifar10": independent_pair(
             training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
         ),
+        "cifar10-resnet18": _subsequent("cifar10", 0),
+        "cifar10-resnet18-seed1": _subsequent("cifar10", 1),
+        "cifar10-resnet18-seed2": _subsequent("cifar10", 2),
+        "cifar100-resnet18": _subsequent("cifar100", 0),
     },
     "paper": {
         f"{dataset}-{model}": pair(training.PAPER, PGD(), dataset=dataset, model=model, width=width)
@@ -135,6 +155,10 @@ COMMITTED: dict[str, str] = {
     runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
     runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
 }
+for _name, _pair in PAIRS["reference"].items():
+    if _pair.robust.start is not None:
+        COMMITTED[runs.config_hash(_pair.standard)] = f"{_name}-standard"
+        COMMITTED[runs.config_hash(_pair.robust)] = f"{_name}-robust"
 
 
 def test_images(config: NetworkConfig, limit: int | None = None) -> data.Images:
