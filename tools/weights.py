@@ -1,6 +1,7 @@
 """Write a pair of networks to commit from the cache, in half precision: python tools/weights.py [PAIR]
 
-PAIR is a name in ``networks.PAIRS["reference"]`` whose networks have a name in ``networks.COMMITTED``.
+PAIR is a name in ``networks.PAIRS`` or ``networks.SUBSEQUENT`` whose networks have a name in
+``networks.COMMITTED``.
 Experiments measure these networks after the same rounding, whether they come from the cache or from
 ``weights/``.
 """
@@ -16,7 +17,10 @@ FOLDER = paths.weights_root()
 
 
 def main(pair_name: str = "cifar10-width16-seed1") -> None:
-    pair = networks.PAIRS["reference"][pair_name]
+    known = networks.PAIRS["reference"] | networks.SUBSEQUENT["reference"]
+    if pair_name not in known:
+        raise SystemExit(str(paths.unknown("pair", pair_name, known)))
+    pair = known[pair_name]
     for config in (pair.standard, pair.robust):
         name = networks.COMMITTED[runs.config_hash(config)]
         cached = paths.cache_root() / f"{runs.config_hash(config)}.safetensors"

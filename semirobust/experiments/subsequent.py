@@ -21,7 +21,7 @@ from semirobust.experiments import algorithm_1, networks, tables
 from semirobust.experiments.algorithm_1 import Plan, Sizes
 from semirobust.experiments.networks import Pair
 
-CONTROLS = "algorithm_1_controls"
+CONTROLS, LONG = "algorithm_1_controls", "algorithm_1_long"
 ATTACKS = ("none", "fgsm", "pgd", "autoattack")
 #: (frozen f_a, start of f_b) of the causal controls; ("robust", "standard") is the trial itself
 SWAPS = (("standard", "standard"), ("random", "standard"), ("robust", "random"))
@@ -59,12 +59,14 @@ def controls(plan: Plan) -> list[algorithm_1.TrialConfig]:
 
 
 def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> None:
-    """Compute (or load) every trial and control of a profile, pair by pair; each resumes where it stopped."""
+    """Compute (or load) the trials, controls and long trials of a profile; each resumes where it stopped."""
     for plan in plans(profile):
         outcome = algorithm_1.run_plan(plan, profile, say=say)
-        for config in controls(plan):
+        wanted = [(CONTROLS, config) for config in controls(plan)]
+        wanted += [(LONG, plan.long_trial(n_fb)) for n_fb in (4, 12)]
+        for experiment, config in wanted:
             metrics = outcome.baseline.metrics
-            algorithm_1.trial_record(config, metrics, profile, experiment=CONTROLS, say=say)
+            algorithm_1.trial_record(config, metrics, profile, experiment=experiment, say=say)
 
 
 def start_rows() -> list[dict[str, Any]]:
