@@ -1,11 +1,12 @@
-"""Which of many scores tells trials that succeed from trials that fail?
+"""Intervals, sign tests, AUC, and a screening of many scores.
 
-A score and an outcome are known for each trial at each epoch. Both drift while a network is trained, so
-pooling epochs lets any drift "predict" success; only trials at the *same* epoch are compared here (the
-``within`` AUC of ``training.algorithm_1.predicts_success``, for many scores). If a score has nothing to do
-with success, the trials' outcomes (their whole trajectories) could be handed to each other in any order: that
-gives the p-value, exactly where all orders are taken. With many scores some look good by chance,
-so the p-values are corrected by Holm's step-down method.
+The screening asks which of many scores tells trials that succeed from trials that fail. A score and an
+outcome are known for each trial at each epoch. Both drift while a network is trained, so pooling epochs lets
+any drift "predict" success. Only trials at the *same* epoch are compared here (the ``within`` AUC of
+``training.algorithm_1.predicts_success``, for many scores). If a score has nothing to do with success, the
+outcomes of the trials (their whole trajectories) could be exchanged in any order. That gives the p-value,
+exactly where all orders are taken. Among many scores some look good by chance, so the p-values are corrected
+by Holm's step-down method.
 """
 
 from __future__ import annotations

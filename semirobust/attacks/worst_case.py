@@ -21,7 +21,7 @@ targeted FAB and Square, in that order, each on what the others left. The DLR lo
 two or three, PGD on the margin loss with three random starts stands in for it (part ``margin-pgd``).
 C&W in l2 has no budget of its own: what it finds counts if it is within eps, or anywhere at ``eps=math.inf``.
 
-The loop of an evaluation: each search on what is left, the verdict by the model itself.
+An evaluation runs each search on the images that are still right; the model itself gives the verdict.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A folded network as steps, each of which stretches a difference of its inputs by a known factor."""
 
 from __future__ import annotations
 

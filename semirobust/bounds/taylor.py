@@ -1,6 +1,6 @@
-"""The second-order bound on the price of another f_b, with what (11) to (13) leave out.
+"""The second-order bound on the price of another f_b, with what (11) to (13) of arXiv 2307.03803 leave out.
 
-The algebraically largest eigenvalue of a symmetric matrix that is known by its products (Lanczos 1950).
+It needs the largest eigenvalue of a symmetric matrix that is known only by its products: Lanczos (1950).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ hard problem; `find_collisions` gives upper bounds, each with a proof that an ex
 it. That is all that a conflict graph needs (`graph`): every edge is real, and edges that were missed only
 loosen the bound.
 
-One thread for what is many small steps: several threads make small factorizations slower, not faster.
+BLAS and torch run on one thread here: several make many small factorizations slower, not faster.
 """
 
 from __future__ import annotations

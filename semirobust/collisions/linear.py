@@ -1,18 +1,16 @@
-"""A convolution as a linear operator: its action and adjoint by torch in float64, never its Toeplitz matrix.
-
-Its row space comes from L^T L, [d, d] for d inputs, built by applying the operator and its adjoint to the
-unit images. That is small where the Toeplitz matrix is not (784 x 784 against 11,520 x 784 for 20 filters
-of 5 x 5 on MNIST, 3,072 x 3,072 against 65,536 x 3,072 for 64 filters on CIFAR), and once it is
-diagonalised every pair costs one product. Squaring halves the digits of small singular values, so these are
-computed again from L itself. Iterations such as conjugate gradients on L L^T are not used: cut short they
-underestimate distances, which would claim collisions that do not exist, and they cannot tell a small
-singular value from zero.
-
-Collisions of linear feature extractors in closed form, and the distances of all pairs at once.
+"""Collisions of linear layers and convolutions in closed form, and the distances of all pairs at once.
 
 For f(x) = L x + k the cheapest collision moves both points by half their difference in the row space of L:
-u~ = u + V V^T (v - u) / 2, v~ = v - V V^T (v - u) / 2, at the budget |V^T (u - v)| / 2, with V an
-orthonormal basis of the row space. The bias plays no part.
+u~ = u + V V^T (v - u) / 2, v~ = v - V V^T (v - u) / 2, at the budget |V^T (u - v)| / 2, with V an orthonormal
+basis of the row space. The bias plays no part.
+
+The row space of a convolution comes from L^T L, [d, d] for d inputs, built by applying the operator and its
+adjoint to the unit images. It is small where the Toeplitz matrix is not (784 x 784 against 11,520 x 784 for
+20 filters of 5 x 5 on MNIST, 3,072 x 3,072 against 65,536 x 3,072 for 64 filters on CIFAR). Once it is
+diagonalised, every pair costs one product. Squaring halves the digits of small singular values, so these are
+computed again from L itself. Iterations such as conjugate gradients on L L^T are not used. Stopped early they
+underestimate distances, which would claim collisions that do not exist, and they cannot tell a small singular
+value from zero.
 """
 
 from __future__ import annotations

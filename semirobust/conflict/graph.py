@@ -17,8 +17,6 @@ Where this goes beyond the paper:
 1. Cross-entropy is solved by maximum flows, exactly up to rounding, not by a generic convex solver.
 2. `dual_lower_bound`, `dual_value` and `certify` prove the value from below, whatever solver found q.
 3. With more than two classes, edges between pairs still bound the loss, but no longer tightly.
-
-The dual value of the cross-entropy problem: a lower bound that holds in floating point.
 """
 
 from __future__ import annotations

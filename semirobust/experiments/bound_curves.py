@@ -1,8 +1,7 @@
-"""Reads the stored bounds of `feature_bounds` and draws them: one style, one set of tables for all figures of
-the paper on fixed feature extractors. Nothing is computed here but differences and crossings of curves.
+"""The stored bounds of `feature_bounds` as curves: differences, crossings, tables. Nothing new is computed.
 
-A curve is a step function known at some budgets. It never falls, for the graph of a smaller budget is part of
-that of a larger one; so between two budgets the bound is at least that of the smaller one.
+A curve is a step function known at some budgets. It never falls, because the graph of a smaller budget is
+part of that of a larger one. So between two budgets the bound is at least that of the smaller one.
 """
 
 from __future__ import annotations

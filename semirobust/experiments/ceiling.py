@@ -11,8 +11,6 @@ budget and layer:
 - two readouts that give PGD no gradient to follow, for which the collisions show what PGD misses.
 
 l2 balls in pixels, without the box [0, 1], since collisions have none.
-
-What a run of `ceiling` measures on one network: readouts under attack, under collisions, certified.
 """
 
 from __future__ import annotations

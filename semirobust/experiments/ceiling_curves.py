@@ -1,9 +1,8 @@
-"""Reads and draws what `ceiling` stored: where no readout can be, where readouts are, where one is proved to
-be.
+"""The stored ceilings of `ceiling`: where no readout can be, where readouts are, where one is proved to be.
 
-A readout of a layer is one of every layer before it, and a collision of a layer is one of every layer behind
-it. So what readouts reach, and what is proved of them, is handed on to earlier layers, and ceilings to later
-ones. A ceiling at one budget holds for larger ones, a certificate for smaller ones.
+A readout of a layer is a readout of every layer before it. A collision of a layer is a collision of every
+layer after it. So what readouts reach, and what is proved of them, holds for earlier layers too, and ceilings
+hold for later ones. A ceiling at one budget holds for larger ones, a certificate for smaller ones.
 """
 
 from __future__ import annotations

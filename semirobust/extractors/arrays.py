@@ -1,4 +1,7 @@
-"""Checks of what is passed to the collision finders: everything becomes float64, or a clear error."""
+"""Checked float64 arrays, with their numerical rank and scale.
+
+What is passed to the extractors and collision finders becomes float64 here, or raises a clear error.
+"""
 
 from __future__ import annotations
 

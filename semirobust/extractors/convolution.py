@@ -1,4 +1,4 @@
-"""TODO."""
+"""A convolution as a linear operator: its action and adjoint by torch in float64, no Toeplitz matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Drawings of the bounds that `experiments.bound_curves` reads, in one style for all figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Drawings of the ceilings and readouts that `experiments.ceiling_curves` reads."""
 
 from __future__ import annotations
 

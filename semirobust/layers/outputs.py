@@ -1,12 +1,12 @@
-"""The EDGE estimate (`semirobust.edge`) of data too large to hold, and the outputs of a network as such data.
+"""Outputs of the layers of a network: all at once, in batches, or one layer after the other.
 
-The estimator needs two passes: the first finds the standard deviation of every coordinate, the second
-projects each sample to at most log2(n / 10) coordinates, and cells are made of those. So samples can come in
+`edge_batches` is the EDGE estimate (`semirobust.edge`) of such outputs where they are too large to hold. The
+estimator needs two passes: the first finds the standard deviation of every coordinate, the second projects
+each sample to at most log2(n / 10) coordinates, from which the cells are made. So samples can come in
 batches, twice, and memory is O(batch * d + n log n) for samples of d numbers, instead of O(n * d). In
 WideResNet-34-10 each convolution of the first group gives 163,840 numbers for an image: 655 MB for 1,000
-images in single precision, 168 MB for a batch of 256; and a network's layers are seen one after the other.
-
-The numbers are those of the data in one piece, to the rounding of sums.
+images in single precision, 168 MB for a batch of 256. The numbers are those of the data in one piece, up to
+the rounding of sums.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Rows of a table as Markdown."""
 
 from __future__ import annotations
 

@@ -13,9 +13,8 @@ Three facts that a reader of A2 needs, with r = p(g, h | y) / (p(g | y) p(h | y)
 3. For y -> g -> h, I(g; h | y) = I(g; h) - I(y; h), by the chain rule for I(g, y; h): it counts what h keeps
    *besides* the label.
 
-Information is in nats, except where a name says bits.
-
-The entropy of a coin and its inverse, in bits, to the last digits.
+Information is in nats, except where a name says bits. The entropy of a coin and its
+inverse are exact to the last digits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Small exact models that decide statements of arXiv 2307.03803: counterexamples, and cases where they hold.
 
-LADDER and SKEW, which have several layers, are in `theory.finite`.
+``LADDER`` and ``SKEW`` have several layers; the others have one or two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a training run goes on from: its state and its log, one file, written whole."""
+"""Training checkpoints: the state and the log of a run in one file, written whole."""
 
 from __future__ import annotations
 

@@ -10,8 +10,6 @@ Where this differs from a plain loop:
    number of threads).
 3. PGD accuracy on a fixed training batch is logged each epoch: catastrophic overfitting shows as its fall to
    zero.
-
-Random changes of training images that keep their labels.
 """
 
 from __future__ import annotations

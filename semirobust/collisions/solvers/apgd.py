@@ -11,20 +11,19 @@ The paper leaves the rest open. Chosen here, in doubt in favour of the attack:
    normalised for each end, for the budget bounds each end. There is no box constraint.
 2. The first start is the linear collision, as far as the budget reaches; further ones are random.
 3. Budgets are bisected for each pair on its own, below that of its linear collision.
-4. An edge needs an exact collision. So the best points go through `apgd`, which moves them onto
+4. An edge needs an exact collision. So the best points go through `meet`, which moves them onto
    one and costs a little budget, and are then verified as the points of every other method. A budget is met
    only by a verified collision that costs at most as much. One that costs more, but less than the cheapest
    so far, is kept as well, and bounds the budgets to come.
 
-Points that almost collide, moved to where an exact collision can be proved.
+An attack that minimises |f(u~) - f(v~)| ends close to a collision, never on one. `meet` closes the gap. With
+the current gates the difference of the features is affine in both points. So a Gauss-Newton step, the
+shortest step of both points together onto the equality, ends on it unless units change their state; then a
+few more steps follow.
 
-An attack that minimises |f(u~) - f(v~)| ends close to a collision, never on one. With the gates of the moment
-the difference of the features is affine in both points, so a Gauss-Newton step, the shortest step of both
-points together onto the equality, ends on it unless units change their state; then a few more follow.
-
-Where u~ and v~ disagree about a unit, the limit of these steps has it at its kink, and often more such
-equations than are independent. Nothing can be proved there. `clear` moves such units a little below zero,
-where they are closed at both points and their values do not matter.
+Where u~ and v~ disagree about a unit, these steps converge to its kink, often with more such equations than
+are independent. Nothing can be proved there. `clear` moves such units a little below zero, where they are
+closed at both points and their values do not matter.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""The linear system of `active_set`: the least steps with which given equations hold.
+"""The linear systems of `active_set`: the least steps with which given equations hold.
 
-The steps a = R^T f / l and a' = R'^T f' / (1 - l) with the least l |a|^2 + (1 - l) |a'|^2 for which p = p' on
-the joint units and p = 0, p' = 0 on the held ones. For the forces this is a system with entries of R R^T and
-R' R'^T, symmetric and positive definite: a Cholesky factorization.
+`Equations`: the steps a = R^T f / l and a' = R'^T f' / (1 - l) with the least l |a|^2 + (1 - l) |a'|^2 for
+which p = p' on the joint units and p = 0, p' = 0 on the held ones. The forces f and f' solve a system with
+entries of R R^T and R' R'^T, which is symmetric and positive definite: a Cholesky factorization.
 
-The pre-activations of one point of a pair on fixed gates: affine in the forces on the units.
-
-Forces on the units, f [n] over all layers in one, pull the point from u to u + R^T f, with R the rows of all
-pre-activations. Everything that is asked for lies in the span of the rows of the first matrix L, so it is
-written in its units: R = C L, with one row of C for each unit, and products of rows are C (L L^T) C^T. These
-are worked out for the few units that carry a force only, for which C is short too: closed units of the first
-layer are not seen by the layers above.
+`Side`: the pre-activations of one point of a pair on fixed gates, which are affine in the forces. Forces on
+the units, f [n] over all layers in one vector, move the point from u to u + R^T f, where R has the rows of
+all pre-activations. Everything needed lies in the span of the rows of the first matrix L, so it is written in
+terms of them: R = C L, with one row of C for each unit, and products of rows are C (L L^T) C^T. They are
+computed only for the few units that carry a force. For these C is short too, since the layers above do not
+see closed units of the first layer.
 """
 
 from __future__ import annotations
