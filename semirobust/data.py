@@ -1,8 +1,8 @@
 """Image data sets as memory-mapped pixels with labels.
 
-A set lives in ``ROOT/NAME/{train,test}_{images,labels}.npy`` (uint8 [N, H, W, C] and int64 [N]), where ROOT
-is ``$SEMIROBUST_DATA`` or ``~/.cache/semirobust``. A set that is missing there is downloaded once by
-torchvision, which verifies the published checksum before it unpickles anything; nothing else here reads a
+A set is stored in ``ROOT/NAME/{train,test}_{images,labels}.npy`` (uint8 [N, H, W, C] and int64 [N]), where
+ROOT is ``$SEMIROBUST_DATA`` or ``~/.cache/semirobust``. A set that is missing there is downloaded once by
+torchvision, which verifies the published checksum before it unpickles anything. Nothing else here reads a
 pickle.
 """
 
@@ -66,8 +66,8 @@ _TORCHVISION = {
 class Images:
     """Labelled images; the pixels stay uint8 (and memory-mapped, where they came from disk) until asked for.
 
-    ``pixels`` uint8 [N, H, W, C]; ``labels`` int64 [N] in ``range(len(classes))``; ``name`` and ``split`` say
-    where they are from.
+    ``pixels`` uint8 [N, H, W, C]; ``labels`` int64 [N] in ``range(len(classes))``; ``name`` and ``split`` are
+    the data set and its part.
     """
 
     pixels: np.ndarray
@@ -129,9 +129,9 @@ def load(
     renames them 0, 1, ... in the order given (two classes make a binary task); ``size`` resizes the 8 x 8
     ``digits`` bilinearly to ``size`` x ``size`` (the other sets have one size).
 
-    Raises ``ValueError`` for an unknown name or split, a limit below 1, a class that is not there, or a size
-    of a set other than digits; ``FileNotFoundError`` with the folder and the two ways to fill it where the
-    set is missing and cannot be downloaded; ``runs.CorruptFile`` for a damaged file.
+    Raises ``ValueError`` for an unknown name or split, a limit below 1, a class that the set does not have,
+    or a size of a set other than digits; ``FileNotFoundError`` with the folder and the two ways to fill it
+    where the set is missing and cannot be downloaded; ``runs.CorruptFile`` for a damaged file.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
@@ -206,8 +206,8 @@ def _stored(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The array in a .npy file, memory-mapped; a file of any other kind, a pickle above all, is refused
-    unread.
+    """The array in a .npy file, memory-mapped. A file of any other kind, such as a pickle, is refused without
+    reading its content.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -247,9 +247,9 @@ def _download(name: str, folder: Path) -> None:
 
 
 def torchvision_datasets() -> ModuleType:
-    """``torchvision.datasets``, beside any build of torch.
+    """``torchvision.datasets``, with any build of torch.
 
-    torchvision's compiled extension is built for one build of torch. Beside another one (a CPU build, say)
+    torchvision's compiled extension is built for one build of torch. With another one (a CPU build, say)
     its import stops with ``operator torchvision::nms does not exist``, although its data sets are pure
     Python. Defining the schemas of the two operators that the import looks up is enough.
     """

@@ -131,8 +131,8 @@ class WideResNet(nn.Module):
 class FCNN(nn.Module):
     """The fully connected network of the paper on fixed feature extractors (Appendix E): two ReLU layers.
 
-    ``width`` and two thirds of it (rounded up) are their units: 300 is the printed 300-200, 150 and 75 are
-    its "Small" and "Smaller" versions, 2 and 4 times narrower.
+    ``width`` and two thirds of it (rounded up) are the numbers of units: 300 is the printed 300-200, 150 and
+    75 are its "Small" and "Smaller" versions, 2 and 4 times narrower.
     """
 
     def __init__(self, num_classes: int, in_shape: tuple[int, int, int], width: int) -> None:
@@ -197,11 +197,11 @@ def create(
 ) -> nn.Module:
     """A freshly initialised network, in training mode.
 
-    ``in_shape`` [C, H, W] of one image in [0, 1]; ``width`` the channels of the first stage, the units of
-    the first layer of ``fcnn`` or the filters of that of ``cnn``, with which all others scale (default: as
-    printed, 64 for ``resnet18`` with 11.17 M parameters, 160 for ``wide_resnet34_10`` with 46.16 M, 300 and
-    20 for the other two); ``seed`` fixes the initial weights without touching the global random state (None
-    draws them from it); ``stem`` concerns ``resnet18`` only.
+    ``in_shape`` [C, H, W] of one image in [0, 1]; ``width`` the channels of the first stage, the units of the
+    first layer of ``fcnn`` or the filters of the first layer of ``cnn``; all others scale with it (default:
+    as printed, 64 for ``resnet18`` with 11.17 M parameters, 160 for ``wide_resnet34_10`` with 46.16 M, 300
+    and 20 for the other two); ``seed`` fixes the initial weights without touching the global random state
+    (None draws them from it); ``stem`` concerns ``resnet18`` only.
 
     Initialisation: He normal (fan out) for convolutions, ones and zeros for BatchNorm, torch's default for
     linear layers. Raises ``ValueError`` for an unknown name or stem, fewer than two classes, or an impossible

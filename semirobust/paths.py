@@ -1,7 +1,7 @@
-"""Profiles, folders and cores, one place for the library and the command line; imports nothing heavy.
+"""Profiles, folders and the number of cores, for the library and the command line; imports nothing heavy.
 
-In a checkout results, figures and trained networks lie in the project; elsewhere in the user's own folders.
-The environment variables of `VARIABLES` move each of them.
+In a checkout, results, figures and trained networks are stored in the project; otherwise in the user's own
+folders. The environment variables of `VARIABLES` move each of them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ VARIABLES = {
 
 
 class UsageError(ValueError):
-    """What was asked for cannot work; the message says why and what to do. Nothing has been started."""
+    """A request that cannot work; the message says why and what to do. Nothing has been started."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not one of `known`; it lists them, the closest first."""
+    """The error for a name that is not one of `known`; it lists them, and suggests the closest."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""

@@ -1,12 +1,12 @@
-"""Intervals, sign tests, AUC, and a screening of many scores.
+"""Confidence intervals, sign tests, AUC, and the screening of many scores for one that predicts success.
 
-The screening asks which of many scores tells trials that succeed from trials that fail. A score and an
-outcome are known for each trial at each epoch. Both drift while a network is trained, so pooling epochs lets
-any drift "predict" success. Only trials at the *same* epoch are compared here (the ``within`` AUC of
-``training.algorithm_1.predicts_success``, for many scores). If a score has nothing to do with success, the
-outcomes of the trials (their whole trajectories) could be exchanged in any order. That gives the p-value,
-exactly where all orders are taken. Among many scores some look good by chance, so the p-values are corrected
-by Holm's step-down method.
+The screening (`screen`) asks which of many scores tells trials that succeed from trials that fail. A score
+and an outcome are known for each trial at each epoch. Both drift while a network is trained, so pooling
+epochs lets any drift "predict" success. Only trials at the *same* epoch are compared here (the ``within`` AUC
+of ``training.algorithm_1.predicts_success``, for many scores). If a score has nothing to do with success, the
+outcomes of the trials (their whole trajectories) could be exchanged in any order. The p-value comes from this
+permutation test, and is exact if all orders are taken. Among many scores some look good by chance, so the
+p-values are corrected by Holm's step-down method.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoreTest:
-    """One score. ``pooled``, ``within``: AUCs in [0, 1], 1/2 is chance, below 1/2 successes score lower; None
-    where there are no pairs to compare. ``null``: the middle 95 % of ``within`` over all orders of trials.
-    ``p_value``: of ``within``, two-sided; ``p_holm``: corrected for all scores tested."""
+    """The test of one score. ``pooled``, ``within``: AUCs in [0, 1]; 1/2 is chance, below 1/2 successes score
+    lower; None where there are no pairs to compare. ``null``: the middle 95 % of ``within`` over all orders
+    of trials. ``p_value``: of ``within``, two-sided; ``p_holm``: corrected for all scores tested."""
 
     name: str
     pooled: float | None
@@ -41,12 +41,12 @@ class ScoreTest:
 
 @dataclass(frozen=True)
 class Screening:
-    """All tests of one set of trials, and what they could have shown.
+    """All tests of one set of trials, and the smallest p-value they could have reached.
 
     ``successes``, ``failures``: of the epochs after the start. ``pairs``: (success, failure) pairs of trials
-    at the same epoch, what ``within`` averages over. ``orders``: permutations taken, ``exact`` where they are
-    all. ``smallest_p``: no score whatsoever could have had a smaller p-value, because so many orders leave
-    the outcomes as they are; times the number of tests it bounds the corrected one.
+    at the same epoch; ``within`` averages over them. ``orders``: number of permutations taken; ``exact``:
+    they are all. ``smallest_p``: the smallest p-value that any score could have had, because so many orders
+    leave the outcomes as they are; times the number of tests it bounds the corrected one.
     """
 
     tests: tuple[ScoreTest, ...]
@@ -76,8 +76,8 @@ def screen(
         scores: name -> [T, 1 + E]; column 0 is the start, which all trials share: it counts once in
             ``pooled`` and not at all in ``within``.
         success: bool [T, 1 + E].
-        permutations: all T! orders are taken where they are not more than this, else this many: the
-            identity and random ones drawn from ``seed``.
+        permutations: all T! orders are taken if there are at most this many, else this many: the identity
+            and random ones drawn from ``seed``.
 
     Raises ``ValueError`` for fewer than 2 trials, no epoch, scores of another shape or not finite, no scores.
     """
@@ -177,8 +177,8 @@ def sign_test(a: int, b: int) -> float:
 def mean_interval(values: torch.Tensor, *, low: float = -1.0, high: float = 1.0) -> tuple[float, float]:
     """Normal 95 % interval of the mean of values in [low, high]: float [n] -> (lower, upper).
 
-    One image at each end of the range is added, so that it stays open where all values agree, and the mean
-    itself is always inside.
+    One image at each end of the range is added, so that the interval has a positive length even if all values
+    agree. The mean itself is always inside.
     """
     padded = torch.cat([values.double(), torch.tensor([low, high], dtype=torch.float64)])
     centre, mean = float(padded.mean()), float(values.double().mean())
@@ -203,10 +203,10 @@ def paired_difference(ours: npt.ArrayLike, theirs: npt.ArrayLike) -> tuple[float
     """Difference of two accuracies on the same images with its 95 % interval: (difference, low, high) in
     [-1, 1].
 
-    ``ours`` bool [N], or [T, N] for the mean over T trials; ``theirs`` bool [N]. The interval speaks of other
-    images, not of other trials. It is that of Bonett and Price (2012), which adds one image to each kind of
-    discordance and so stays open where the two never differ. Raises ``ValueError`` for other shapes or no
-    image.
+    ``ours`` bool [N], or [T, N] for the mean over T trials; ``theirs`` bool [N]. The interval covers the
+    sampling of images, not of trials. It is that of Bonett and Price (2012), which adds one image to each
+    kind of discordance and so has a positive length even if the two never differ. Raises ``ValueError`` for
+    other shapes or no image.
     """
     ours, theirs = np.atleast_2d(np.asarray(ours, dtype=float)), np.asarray(theirs, dtype=float)
     if theirs.ndim != 1 or ours.ndim != 2 or ours.shape[1] != len(theirs) or ours.size == 0:

@@ -1,7 +1,7 @@
 """Adversarial attacks, and accuracy under them with verdicts by the untouched float32 model.
 
 worst_case  ``evaluate``, ``perturb`` and ``sanity``: an attack on images, the worst result of each kept
-evaluation  what an evaluation returns, and two evaluations compared on the same images
+evaluation  the result of an evaluation; evaluations of one model compared
 parts       what each named attack is made of (AutoAttack: APGD, targeted APGD, FAB, Square), and its options
 pgd         projected gradient ascent in l-infinity and l2: FGSM, I-FGSM, PGD and the margin loss
 library     the parts that come from torchattacks: C&W, Square, APGD, FAB

@@ -1,8 +1,8 @@
-"""What an attack's evaluation says, how sure it is, and the signs that it cannot be believed.
+"""Results of evaluations under attack: accuracy, its interval, and signs of gradient masking.
 
-Robust accuracy is measured with attacks, so it is an upper bound. Where gradients carry no information the
-bound is loose ("gradient masking", Athalye, Carlini and Wagner, arXiv 1802.00420); ``compare`` looks for that
-paper's signs between several evaluations of one model on the same images.
+Robust accuracy is measured with attacks, so it is an upper bound. The bound is loose where gradients carry no
+information ("gradient masking", Athalye, Carlini and Wagner, arXiv 1802.00420). ``compare`` looks for the
+signs listed in that paper, between several evaluations of one model on the same images.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The attacks that torchattacks 3.5.1 computes, each as a plain function of a view of the model.
+"""Attacks computed by torchattacks 3.5.1, each as a plain function of a view of the model.
 
-What torchattacks does and a caller must not feel, and how it is kept away:
-1. It switches the model between evaluation and training mode and takes its device from the parameters: it is
-   handed a shell around the view that has no submodules.
-2. It keeps every object it was ever given in a mutable default argument (``Attack.__setattr__``): the shell
-   lets go of the view after each call, so that only the shell stays.
-3. It reseeds torch's global generator: callers run it inside ``layers.preserve``.
-4. Its C&W reads zero for the masked logits, so that it errs wherever logits are negative: the shell shifts
-   the logits of each example to start at zero, which changes no difference between them.
+Side effects and faults of torchattacks, and how this module keeps them from the caller:
+1. It switches the model between evaluation and training mode and takes its device from the parameters. So it
+   is handed a shell around the view; the shell has no submodules.
+2. It keeps every object it was ever given in a mutable default argument (``Attack.__setattr__``). So the
+   shell drops the view after each call, and only the shell stays in memory.
+3. It reseeds torch's global generator. So callers run it inside ``layers.preserve``.
+4. Its C&W takes the masked logits to be zero, which is wrong wherever logits are negative. So the shell
+   shifts the logits of each example to start at zero; differences between logits do not change.
 5. Its AutoAttack gives APGD and FAB 10 iterations and one target per other class, where the published one
-   (Croce and Hein, arXiv 2003.01690) has 100 and at most nine; here the parts are put together as published.
+   (Croce and Hein, arXiv 2003.01690) has 100 and at most nine. Here the parts are put together as published.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Shell(nn.Module):
     def __init__(self, view: View, device: torch.device) -> None:
         super().__init__()
         self._view: list[View] = [view]  # in a list: not a submodule
-        self.where = nn.Parameter(torch.empty(0, device=device), requires_grad=False)  # tells the device
+        self.where = nn.Parameter(torch.empty(0, device=device), requires_grad=False)  # gives the device
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self._view[0](x)

@@ -1,4 +1,4 @@
-"""What each attack is made of, and what must hold before it starts."""
+"""The parts of each named attack (AutoAttack has four), and the checks of options and inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semirobust.attacks import library
 from semirobust.attacks.pgd import NORMS, Loss, ascend, cross_entropy, margin
 from semirobust.layers import device_of
 
-#: name -> steps by default (0: the attack has none)
+#: name -> default number of steps (0: the attack has no steps)
 ATTACKS = {"none": 0, "fgsm": 1, "ifgsm": 10, "pgd": 10, "cw": 50, "autoattack": 100, "square": 0}
 DEFAULT_EPS = {"linf": 8 / 255, "l2": 0.5}
 MARGIN_STARTS = 3  # random starts of the part that replaces targeted APGD-DLR
@@ -26,7 +26,7 @@ Run = Callable[[View, torch.Tensor, torch.Tensor, torch.Tensor, bool], torch.Ten
 
 @dataclass(frozen=True)
 class Options:
-    """The options of an attack, checked; what it does not use is zero (restarts: one)."""
+    """The options of an attack, checked. Options that it does not use are zero (restarts: one)."""
 
     attack: str
     eps: float
@@ -49,8 +49,9 @@ class Options:
 class Part:
     """One search: ``run(view, x, labels, start, leave_broken)`` -> x_adv.
 
-    ``random``: it begins at a random start. ``exact``: it follows differences too small for bfloat16,
-    as searches along the decision boundary (C&W, FAB) and by small gains (Square) do, and has a float32 view.
+    ``random``: it begins at a random start. ``exact``: it needs a float32 view, because it follows
+    differences too small for bfloat16: searches along the decision boundary (C&W, FAB) or by small gains
+    (Square).
     """
 
     name: str
@@ -124,7 +125,7 @@ def inputs(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tupl
 
 
 def check_model(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
-    """Number of classes of ``model``; two calls on the first images show if it can be evaluated."""
+    """Number of classes of ``model``; two calls on the first images check that it can be evaluated."""
     x = images[:16].to(device_of(model))
     with torch.no_grad():
         first, second = model(x), model(x)
@@ -152,7 +153,7 @@ def check_finite(logits: torch.Tensor) -> None:
 
 
 def plan(options: Options, shape: torch.Size, classes: int) -> list[Part]:
-    """The searches to make in turn for images of ``shape`` [C, H, W] or [d]; none at eps 0.
+    """The searches to run in turn for images of ``shape`` [C, H, W] or [d]; none at eps 0.
 
     Raises ``ValueError`` for Square or AutoAttack where their windows do not fit the shape.
     """
@@ -206,7 +207,7 @@ def _ascent(options: Options, step: float, loss: Loss) -> Run:
 
 
 def _foreign(attack: library.Run) -> Run:
-    """An attack that has its own start and its own rule to end."""
+    """Wrap a library attack, which chooses its own start and its own end."""
     return lambda view, x, labels, start, leave_broken: attack(view, x, labels)
 
 

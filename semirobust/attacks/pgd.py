@@ -23,10 +23,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Best other logit minus the label's: [N, K], [N] -> [N], positive where the label has lost.
+    """Best other logit minus the label's: [N, K], [N] -> [N], positive where the example is misclassified.
 
-    The loss of Carlini and Wagner (arXiv 1608.04644, f_6 without its floor). It does not saturate as the
-    cross-entropy does, whose gradient is zero in float32 where the label's probability rounds to one.
+    The loss of Carlini and Wagner (arXiv 1608.04644, f_6 without its floor). It does not saturate. The
+    cross-entropy does: its float32 gradient is zero where the label's probability rounds to one.
     """
     label = logits.gather(1, labels[:, None])  # [N, 1]
     others = logits.scatter(1, labels[:, None], -torch.inf)  # [N, K]
@@ -101,7 +101,7 @@ def ascend(
     ball and the box.
 
     With ``leave_broken`` an example that ``view`` misclassifies is kept as it is and costs no further step;
-    the loop then ends early when all are broken. Without, every example takes all steps (as in training).
+    the loop then ends early when all are broken. Without it, every example takes all steps (as in training).
     Raises ``ValueError`` for an unknown norm.
     """
     check_norm(norm)

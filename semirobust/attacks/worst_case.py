@@ -1,10 +1,11 @@
-"""Attacks and the evaluation of a model under them.
+"""Attacks on images and the evaluation of a model under them, keeping the worst result for each image.
 
 An attack looks for a misclassified point within eps of an image (in the l-infinity or l2 norm, in pixels) and
-within [0, 1]. It may look on a fast approximation of the model (``layers.view``); what it finds is
-projected to the ball and the box, and the untouched float32 model in evaluation mode gives the verdict. An
-image that only the approximation calls broken is attacked again, from the same start, on the model itself, so
-that the approximation never flatters the model.
+within [0, 1]. It may search on a fast approximation of the model (``layers.view``). Each point that it finds
+is projected to the ball and the box, and the untouched float32 model in evaluation mode gives the verdict. An
+image that only the approximation calls broken is attacked again, from the same start, on the model itself. So
+the approximation never makes the model look more robust than it is. An evaluation runs each search only on
+the images that are still classified rightly.
 
 | name | what it is | linf | l2 |
 | --- | --- | --- | --- |
@@ -17,11 +18,10 @@ that the approximation never flatters the model.
 | ``square`` | random search, black box (arXiv 1912.00049) | images | images |
 
 "images" means [N, C, H, W]; the others also take vectors [N, d]. AutoAttack is APGD-CE, targeted APGD-DLR,
-targeted FAB and Square, in that order, each on what the others left. The DLR loss needs four classes: with
-two or three, PGD on the margin loss with three random starts stands in for it (part ``margin-pgd``).
-C&W in l2 has no budget of its own: what it finds counts if it is within eps, or anywhere at ``eps=math.inf``.
-
-An evaluation runs each search on the images that are still right; the model itself gives the verdict.
+targeted FAB and Square, in that order, each on the images that the ones before left unbroken. The DLR loss
+needs four classes; with two or three, PGD on the margin loss with three random starts replaces it (part
+``margin-pgd``). C&W in l2 has no budget of its own: the point that it finds counts if it is within eps, or
+anywhere at ``eps=math.inf``.
 """
 
 from __future__ import annotations
@@ -135,10 +135,10 @@ def perturb(
 ) -> torch.Tensor:
     """Attacked inputs float32 [N, ...] on the CPU, in the ball and in [0, 1], for every image alike.
 
-    Unlike ``evaluate`` this skips no misclassified image, and an image takes all its steps though it be
-    broken on the way: these are inputs drawn by one attack map, to measure a network on. Options and errors
-    as in ``evaluate``. ``square`` leaves what it cannot break as it is and does not move what is
-    misclassified already, as torchattacks does; ``autoattack`` gives ``evaluate(...).x_adv``.
+    Unlike ``evaluate`` this skips no misclassified image, and an image takes all its steps even if it is
+    broken on the way. The result is the same attack map applied to every image, to measure a network on.
+    Options and errors as in ``evaluate``. ``square`` leaves what it cannot break as it is and does not move
+    what is misclassified already, as torchattacks does; ``autoattack`` gives ``evaluate(...).x_adv``.
     """
     if attack == "autoattack":
         return evaluate(
@@ -183,12 +183,12 @@ def sanity(
     queries: int = 1000,
     seed: int = 0,
 ) -> Sanity:
-    """Can this model's robust accuracy be believed? ``attack`` at each of ``eps_values``, ``square`` at the
-    middle one.
+    """Check a model's robust accuracy: run ``attack`` at each of ``eps_values``, and ``square`` at the middle
+    one.
 
-    Beside the findings of ``compare``: accuracy must fall to chance once the ball holds the grey image (0.5
-    in every pixel), the same for all images. Square is left out for vectors; the default eps values are for
-    linf. Warns with ``GradientMaskingWarning`` for each finding; raises as ``evaluate`` does, and
+    Beside the findings of ``compare``, accuracy must fall to chance once the ball holds the grey image (0.5
+    in every pixel), which is the same for all images. Square is left out for vectors; the default eps values
+    are for linf. Warns with ``GradientMaskingWarning`` for each finding; raises as ``evaluate`` does, and
     ``ValueError`` without eps values.
     """
     if not eps_values:
@@ -274,7 +274,7 @@ def worst_case(
 
 
 class Views:
-    """The views of ``model`` that the parts ask for, made when first asked for."""
+    """The views of ``model`` that the parts need, each made on first use."""
 
     def __init__(self, model: nn.Module, fast: bool) -> None:
         self.model = model
@@ -282,8 +282,8 @@ class Views:
         self._made: dict[torch.dtype | None, nn.Module] = {}
 
     def get(self, part: Part) -> nn.Module:
-        """The fast view, in float32 for an exact part; the model itself if it is to be used or no view of it
-        can be made."""
+        """The fast view, in float32 for an exact part; the model itself if ``fast`` is off or no view can be
+        made."""
         if not self.fast or next(self.model.parameters(), None) is None:
             return self.model
         dtype = torch.float32 if part.exact else None

@@ -1,4 +1,4 @@
-"""How far the outputs of two networks with one f_a can be apart, sample by sample: one layer at a time."""
+"""A bound, layer by layer, on the distance between the outputs of two networks with the same f_a."""
 
 from __future__ import annotations
 

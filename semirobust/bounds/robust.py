@@ -1,4 +1,4 @@
-"""What another f_b can cost: bounds on the differences of outputs, losses and robustness.
+"""Bounds on the price of another f_b: differences of outputs, losses and robustness.
 
 Section 2.2 of arXiv 2307.03803 bounds the loss of (f_a*, f_b~) by that of (f_a*, f_b*) and the distance of
 their weights. Its inequalities (13) to (17) do not hold as printed; these do, with the paper's idea kept:

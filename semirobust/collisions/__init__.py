@@ -1,15 +1,15 @@
 """Collisions: perturbed points of two classes that a feature extractor maps to the same features.
 
-The paper on fixed feature extractors. Every collision is verified, to a stated tolerance.
+After the paper on fixed feature extractors. Every collision is verified, to a stated tolerance.
 
-find      ``find_collisions``, ``linear_collision``, ``verify_collisions``: what a user calls
-linear    linear layers and convolutions: the distance in closed form, for all pairs at once
-network   layers relu(L x + k): what they compute on a fixed pattern of open units
+find      ``find_collisions``, ``linear_collision``, ``verify_collisions``: the functions that a user calls
+linear    linear layers and convolutions: collisions and distances of all pairs, in closed form
+network   layers relu(L x + k), and their affine maps on a fixed pattern of open units
 result    what a search returns
-pairs     ``search``: the least losses of a range of budgets from the pairs that matter
+pairs     ``search``: the least losses at a range of budgets, from the pairs that matter
 pool      the search of many pairs on several processes, resumable
-transfer  ``find_transfer``, ``ceiling``: what collisions say of every readout of a layer
-solvers   one method a file; ``descent`` is the paper's, ``admm`` the fast one
+transfer  ``find_transfer``, ``ceiling``: what collisions imply for every readout of a layer
+solvers   one method per file; ``descent`` is the paper's, ``admm`` the fast one
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""Collisions: pairs of perturbed inputs that a fixed feature extractor cannot tell apart, and what they cost.
+"""The functions that find and verify collisions: perturbed inputs that an extractor cannot tell apart.
 
 The distance that an extractor f induces on its inputs is the smallest l2 budget with which both points of a
 pair can be moved to the same features (paper on fixed feature extractors, Definition 2):
 
     epsilon_f(u, v) = min max(|u~ - u|, |v~ - v|)  subject to  f(u~) = f(v~).
 
-For a linear layer it has a closed form (`linear_collision`, `linear_distances`). With ReLUs finding it is a
-hard problem; `find_collisions` gives upper bounds, each with a proof that an exact collision exists within
-it. That is all that a conflict graph needs (`graph`): every edge is real, and edges that were missed only
-loosen the bound.
+For a linear layer it has a closed form (`linear_collision`, `linear_distances`). With ReLUs it is hard to
+find. `find_collisions` gives upper bounds, each with a proof that an exact collision exists within it. That
+is all that a conflict graph needs (`graph`): every edge is real, and missed edges only loosen the bound.
 
-BLAS and torch run on one thread here: several make many small factorizations slower, not faster.
+BLAS and torch run on one thread here (`one_thread`): many small factorizations are slower on several.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ from semirobust.extractors import Array, ConvOperator, as_float64, check_pairs, 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS, OpenMP and torch on one thread each, and on as many as before afterwards. Also a decorator.
+    """Run BLAS, OpenMP and torch on one thread each; restore the numbers of threads after. Also a decorator.
 
-    A matrix of 300 rows is factored fifteen times as fast on one thread as on two, and rounds the same on
-    every machine. To use more cores, share the pairs among processes.
+    A matrix of 300 rows is factored fifteen times as fast on one thread as on two, and with the same rounding
+    on every machine. To use more cores, divide the pairs among processes.
     """
     threads = torch.get_num_threads()
     try:
@@ -62,16 +61,16 @@ METHODS: dict[str, Callable[..., Collisions]] = {"admm": admm, "descent": descen
 def linear_collision(weight: Any, u: Any, v: Any) -> Collisions:
     """The cheapest collisions of a linear layer, in closed form: epsilon = |V^T (u - v)| / 2.
 
-    V spans the row space of the layer; a layer of lower rank than it has rows is fine, and its bias plays
-    no part (paper on fixed feature extractors, section 3.1).
+    V is an orthonormal basis of the row space of the layer. The rank may be smaller than the number of rows.
+    The bias plays no part (paper on fixed feature extractors, section 3.1).
 
     Args:
         weight: [m, d], an array or tensor, or a `ConvOperator`.
         u, v: [B, d], row i of both is pair i.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, nothing to do.
-        TypeError: no real numbers.
+        ValueError: shapes that do not fit, values that are not finite, empty arrays.
+        TypeError: an array is not real.
     """
     linear = _linear(weight)
     u, v = check_pairs(u, v, linear.shape[1])
@@ -94,8 +93,9 @@ def _linear_result(points: LinearPoints) -> Collisions:
 def linear_distances(weight: Any, positive: Any, negative: Any) -> Array:
     """The distances that a linear layer induces, for all pairs of two sets at once: [N+, N-].
 
-    The points are projected onto the row space once; then it is one blocked matrix product. Clipped at 0.
-    With R the largest distance of a point from the centre of the data, the error is below 150 d 2^-53 R.
+    The points are projected onto the row space once; the rest is one blocked matrix product. Squared
+    distances are clipped at 0. With R the largest distance of a point from the centre of the data, the error
+    is below 150 d 2^-53 R.
 
     Args:
         weight: as for `linear_collision`.
@@ -126,25 +126,26 @@ def find_collisions(
     at: tuple[Any, Any] | None = None,
     **options: Any,
 ) -> Collisions:
-    """Cheap, verified collisions in a network of ReLU layers, never dearer than those of its first linear
-    layer.
+    """Cheap, verified collisions in a network of ReLU layers.
 
-    Works on one thread, which is fastest for matrices of this size: share the pairs among processes.
+    They never cost more than those of the first linear layer. This function runs on one thread, which is
+    fastest for matrices of this size. To use more cores, divide the pairs among processes.
 
     Args:
         layers: [(L, k), ...], L [n_i, n_(i-1)] and k [n_i] (or None), each followed by ReLU. Many calls with
             the same `Network.of(layers, rectified)` are faster than with the list.
         u, v: [B, d], row i of both is pair i.
-        method: "admm" (default), which searches good patterns for all pairs at once and descends from their
-            exact optima; or "descent", Algorithms 1 and 2 of the paper from the midpoint, with a cone
-            program for each pattern: hundreds of times slower, and mostly dearer collisions; or "apgd", an
-            attack at bisected budgets, the baseline that the paper found weaker (`solvers.apgd`).
+        method: "admm" (default) searches good patterns for all pairs at once and descends from their exact
+            optima. "descent" is Algorithms 1 and 2 of the paper, from the midpoint, with a cone program for
+            each pattern: hundreds of times slower, and mostly with costlier collisions. "apgd" is an attack
+            at bisected budgets, the baseline that the paper found weaker (`solvers.apgd`).
         rectified: whether a ReLU follows the last layer too. If not, and it is the only one, the result is
             that of `linear_collision`, which is optimal.
-        at: (u~, v~), [B, d] each: collisions known already, such as those of the layers before, which are
-            collisions of all layers behind them. They are verified, and the result is never dearer than they
-            are, where verified. A descent starts there too ("admm": in networks of more than 64 units only
-            where nothing cheaper was found; "apgd": never). A row of NaN (in both) where none is known.
+        at: (u~, v~), [B, d] each: collisions that are known already, such as those of earlier layers (a
+            collision of a layer is one of every later layer). They are verified, and where that succeeds the
+            result never costs more. A descent starts there too ("admm": in networks of more than 64 units
+            only where nothing cheaper was found; "apgd": never). Put a row of NaN in both where none is
+            known.
         options: of the method. For "admm": `starts` (default 1, or 24 for networks of up to 64 units), the
             midpoint, the ends, then these with noise; `iterations` from each start (default 60, or 240 with
             more than one layer); `seed` (default 0) of the noise; `device` of the search for patterns, "cpu"
@@ -157,15 +158,16 @@ def find_collisions(
             collision, 0 for the attack alone.
 
     Returns:
-        `Collisions`. `status`: "stopped" (no flip of a unit helps), "limit" (programs used up) or "unsolved"
-        (nothing was solved: the pair has the best that was known); for "apgd" "found" or "none" (no cheaper
-        one than the linear collision). `iterations` are those of all starts for "admm" (pairs for which these
-        gave nothing have more), cone programs for "descent", gradients for "apgd".
+        `Collisions`. `status` is "stopped" (no flip of a unit helps), "limit" (programs used up) or
+        "unsolved" (nothing was solved: the pair has the best collision known before). For "apgd" it is
+        "found" or "none" (nothing cheaper than the linear collision). `iterations` counts iterations from all
+        starts for "admm" (more for pairs that had to be searched again), cone programs for "descent" and
+        gradients for "apgd".
 
     Raises:
         ValueError: an unknown method, layers that do not chain, u and v of different shapes, points `at` of
-            another shape, values that are not finite, nothing to do, an option out of range.
-        TypeError: an unknown option, no real numbers.
+            another shape, values that are not finite, empty arrays, an option out of range.
+        TypeError: an unknown option, an array that is not real.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
@@ -196,7 +198,7 @@ def find_collisions(
 
 
 def _linear_fallback(network: Network, u: Array, v: Array) -> Collisions:
-    """What the first matrix cannot tell apart no later layer can."""
+    """The collisions of the first linear layer, which are collisions of every later layer too."""
     points = closed_form(network.layers[0].weight, network.space, u, v)
     residual = np.abs(network.features(points.u) - network.features(points.v)).max(axis=1)
     return _linear_result(points._replace(residual=residual))
@@ -206,11 +208,11 @@ def _linear_fallback(network: Network, u: Array, v: Array) -> Collisions:
 def verify_collisions(
     layers: Layers, u: Any, v: Any, at_u: Any, at_v: Any, *, rectified: bool = True
 ) -> Collisions:
-    """Exact collisions near given points, however these were found; [B, d] each.
+    """Exact collisions near given points [B, d], however these were found.
 
-    Points are moved onto an exact collision where the inflation lemma proves one
-    (`solvers.proof`); else they come back as they are, with `verified` False. `rectified` and
-    errors as for `find_collisions`.
+    Points are moved onto an exact collision where the inflation lemma proves one (`solvers.proof`). Other
+    points are returned unchanged, with `verified` False. `rectified` and errors are as for
+    `find_collisions`.
     """
     network = Network.of(layers, rectified)
     u, v = check_pairs(u, v, network.inputs)
@@ -222,14 +224,14 @@ def verify_collisions(
 
 @one_thread()
 def enumerate_patterns(layers: Layers, u: Any, v: Any, *, rectified: bool = True) -> Collisions:
-    """The cheapest collision of all, by enumeration of activation patterns: exact and slow.
+    """The globally cheapest collision, by enumeration of activation patterns: exact and slow.
 
-    Arguments as `find_collisions`; meant for up to about six units a layer, and refused above ten. A last
-    layer without ReLU has one pattern only and may have any number of units.
+    Arguments are as for `find_collisions`. Meant for up to about six units a layer; ValueError above ten. A
+    last layer without ReLU has one pattern only and may have any number of units.
 
-    Returns: `Collisions`, epsilon within 1e-6 of the global optimum where `status` is "optimal". Else
-        "unproved" (a cheaper pattern has no verified collision) or "incomplete" (the solver failed on a
-        pattern).
+    Returns: `Collisions`, with epsilon within 1e-6 of the global optimum where `status` is "optimal". Other
+        values are "unproved" (a cheaper pattern has no verified collision) and "incomplete" (the solver
+        failed on a pattern).
     """
     network = Network.of(layers, rectified)
     if max((len(layer.bias) for layer in network.layers[: network.signed]), default=0) > LARGEST:
@@ -260,12 +262,12 @@ def graph(
     positive_weights: Any = None,
     negative_weights: Any = None,
 ) -> ConflictGraph:
-    """The conflict graph at a budget: an edge where a verified collision costs at most so much.
+    """The conflict graph at a budget: an edge wherever a verified collision costs at most the budget.
 
     Args:
         epsilon: [N+, N-], budgets of the collisions; infinity where none is known.
-        verified: bool [N+, N-]; True for all may be passed as one value, for linear layers.
-        budget: not negative, in the unit of the input.
+        verified: bool [N+, N-], or a single True if all are (as for linear layers).
+        budget: l2, not negative, in the unit of the input.
         positive_weights, negative_weights: [N+], [N-], both or neither; default: all equal, with sum 1.
 
     Raises:

@@ -1,16 +1,17 @@
 """Collisions of linear layers and convolutions in closed form, and the distances of all pairs at once.
 
-For f(x) = L x + k the cheapest collision moves both points by half their difference in the row space of L:
-u~ = u + V V^T (v - u) / 2, v~ = v - V V^T (v - u) / 2, at the budget |V^T (u - v)| / 2, with V an orthonormal
-basis of the row space. The bias plays no part.
+For f(x) = L x + k the cheapest collision moves each point by half of their difference, projected onto the row
+space of L: u~ = u + V V^T (v - u) / 2, v~ = v - V V^T (v - u) / 2. Its budget is |V^T (u - v)| / 2, with V an
+orthonormal basis of the row space. The bias plays no part.
 
-The row space of a convolution comes from L^T L, [d, d] for d inputs, built by applying the operator and its
-adjoint to the unit images. It is small where the Toeplitz matrix is not (784 x 784 against 11,520 x 784 for
-20 filters of 5 x 5 on MNIST, 3,072 x 3,072 against 65,536 x 3,072 for 64 filters on CIFAR). Once it is
-diagonalised, every pair costs one product. Squaring halves the digits of small singular values, so these are
-computed again from L itself. Iterations such as conjugate gradients on L L^T are not used. Stopped early they
-underestimate distances, which would claim collisions that do not exist, and they cannot tell a small singular
-value from zero.
+A convolution is applied as an operator, in float64; its Toeplitz matrix is never formed. The row space comes
+from L^T L, [d, d] for d inputs, built by applying the operator and its adjoint to the unit images. This is
+much smaller than the Toeplitz matrix: 784 x 784 against 11,520 x 784 for 20 filters of 5 x 5 on MNIST, 3,072
+x 3,072 against 65,536 x 3,072 for 64 filters on CIFAR. Once it is diagonalised, every pair costs one product.
+Squaring halves the number of correct digits of small singular values, so these are computed again from L
+itself. Iterations such as conjugate gradients on L L^T are not used. Stopped early they underestimate
+distances, which would claim collisions that do not exist, and they cannot tell a small singular value from
+zero.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def closed_form(linear: Linear, space: RowSpace, u: Array, v: Array) -> LinearPo
     """The cheapest collisions of the pairs u, v [B, d].
 
     The budget covers the rounding of the points: with e = L (u~ - v~), the exact collision u~ - L^+ e / 2,
-    v~ + L^+ e / 2 is at most |e| / (2 sigma) away, for sigma the smallest nonzero singular value (the
-    inflation lemma with no signs to keep; rows brought to one size).
+    v~ + L^+ e / 2 is at most |e| / (2 sigma) away, for sigma the smallest nonzero singular value. This is the
+    inflation lemma of `solvers.proof` without sign conditions; all rows are first scaled to one size.
     """
     inputs, rank = space.basis.shape
     if rank == inputs:  # only equal points collide
@@ -73,9 +74,9 @@ def closed_form(linear: Linear, space: RowSpace, u: Array, v: Array) -> LinearPo
 def distances(space: RowSpace, positive: Array, negative: Array) -> Array:
     """|V^T (p - n)| / 2 for all pairs: [N+, d], [N-, d] -> [N+, N-].
 
-    The points are centred and projected once; squared distances come from their products, |a|^2 + |b|^2 - 2
-    a.b, and from the differences themselves where these cancel. With R the largest distance of a point from
-    the centre the error is below 150 d 2^-53 R (1.3e-11 R for 784 inputs), in practice a thousandth of it.
+    The points are centred and projected once. Squared distances are |a|^2 + |b|^2 - 2 a.b; where that cancels
+    they come from the differences themselves. With R the largest distance of a point from the centre, the
+    error is below 150 d 2^-53 R (1.3e-11 R for 784 inputs), in practice a thousandth of that.
     """
     centre = (positive.mean(axis=0) + negative.mean(axis=0)) / 2
     inputs, rank = space.basis.shape
@@ -97,8 +98,8 @@ def distances(space: RowSpace, positive: Array, negative: Array) -> Array:
     return out
 
 
-LARGEST = 4096  # inputs; L^T L then takes 128 MiB
-SMALL = 1e-8  # of the largest eigenvalue of L^T L: below, singular values are computed again
+LARGEST = 4096  # inputs; L^T L takes 128 MiB at that number
+SMALL = 1e-8  # below this share of the largest eigenvalue of L^T L, singular values are computed again
 
 
 def operator_row_space(operator: ConvOperator) -> RowSpace:
@@ -131,7 +132,7 @@ def operator_row_space(operator: ConvOperator) -> RowSpace:
         return RowSpace(vectors, float(sigma[0]), float(sigma[-1]))
     kept, rest = vectors[:, large], vectors[:, ~large]
     inverse = 1 / values[large]
-    for _ in range(2):  # take out what the rounding of L^T L left of the large directions
+    for _ in range(2):  # remove the rest of the large directions that rounding of L^T L left
         rest = rest - kept @ (inverse[:, None] * (kept.T @ there_and_back(rest)))
         rest = np.linalg.qr(rest)[0]
     triangle = np.linalg.qr(forward(rest), mode="r")

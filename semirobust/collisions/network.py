@@ -1,9 +1,9 @@
-"""The layers that a collision is searched in: checked float64 arrays, and what they compute on a fixed
-pattern.
+"""Networks in which collisions are searched: float64 layers, and their affine maps on a fixed pattern.
 
-A network here is relu(L2 relu(L1 x + k1) + k2) and so on, for any number of layers; the last one may be
-without its ReLU. On a fixed pattern of open and closed units (gates) every pre-activation is affine in the
-input; everything else builds on that. The units of a last layer without ReLU are open on every pattern.
+A network here is relu(L2 relu(L1 x + k1) + k2) and so on, for any number of layers. The last layer may have
+no ReLU. A unit is open where its ReLU passes the pre-activation, and closed where it gives 0. On a fixed
+pattern of open and closed units (the gates) every pre-activation is affine in the input; all solvers build on
+that. The units of a last layer without ReLU are open on every pattern.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from semirobust.extractors import UNIT, Array, as_float64, extremes, numerical_rank, unit_scale
 
-Gates: TypeAlias = tuple[npt.NDArray[np.bool_], ...]  # one array [n_i] for each layer: the unit is open
+Gates: TypeAlias = tuple[npt.NDArray[np.bool_], ...]  # one array [n_i] for each layer: True for an open unit
 
 
 class Layer(NamedTuple):
@@ -29,30 +29,30 @@ class Layer(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """The gates of both points; those of the last layer are the same, for the features are."""
+    """The gates of both points. Those of the last layer are the same, because the features are."""
 
     u: Gates
     v: Gates
 
     def key(self) -> bytes:
-        """The same for the same pattern of one network."""
+        """Bytes that identify the pattern among those of one network."""
         return b"".join(gate.tobytes() for gate in self.u + self.v)
 
 
 class RowSpace(NamedTuple):
-    """The row space of a matrix: an orthonormal basis [d, r], and the largest and smallest singular value of
-    the matrix with all rows brought to one size by `unit_scale`, which leaves the row space as it is.
+    """The row space of a matrix: an orthonormal basis [d, r], and the largest and smallest singular value.
 
-    Singular values below max(m, d) 2^-52 of the largest are rounding errors of zero; all others count.
+    The singular values are those of the matrix after `unit_scale` has scaled all rows to one size, which does
+    not change the row space. Values below max(m, d) 2^-52 times the largest count as zero.
     """
 
     basis: Array
     largest: float
-    smallest: float  # the smallest that is not zero; inf for the zero matrix
+    smallest: float  # nonzero singular value; inf for the zero matrix
 
 
 def row_space(weight: Array) -> RowSpace:
-    """The row space of a matrix [m, d], by the singular value decomposition of its rows in one size."""
+    """The row space of a matrix [m, d], by an SVD of the matrix with its rows scaled to one size."""
     _, sigma, rows = np.linalg.svd(weight * unit_scale(weight)[:, None], full_matrices=False)
     rank = numerical_rank(sigma, weight.shape)
     return RowSpace(rows[:rank].T.copy(), *extremes(sigma, rank))
@@ -60,7 +60,7 @@ def row_space(weight: Array) -> RowSpace:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Layers that chain, each followed by ReLU, the last only if `rectified`; `Network.of` checks them."""
+    """Layers that chain, each followed by ReLU; the last only if `rectified`. `Network.of` checks them."""
 
     layers: tuple[Layer, ...]
     rectified: bool = True
@@ -69,8 +69,8 @@ class Network:
     def of(cls, layers: Iterable[Any] | Network, rectified: bool = True) -> Network:
         """From [(L, k), ...]: L [m, n] and k [m], arrays or tensors; k may be None.
 
-        Raises ValueError naming the layer that does not fit, and for values that are not finite; TypeError
-        where `rectified` is no bool. A network is returned as it is.
+        Raises ValueError, naming the layer, where shapes do not fit or values are not finite, and TypeError
+        where `rectified` is not a bool. A network is returned unchanged.
         """
         if not isinstance(rectified, bool):
             raise TypeError(f"rectified is {rectified!r}; it must be True or False")
@@ -106,7 +106,7 @@ class Network:
 
     @property
     def signed(self) -> int:
-        """The number of layers with a ReLU behind: their gates fix the signs of the pre-activations."""
+        """The number of layers followed by a ReLU: their gates fix the signs of the pre-activations."""
         return len(self.layers) - (not self.rectified)
 
     @property
@@ -116,10 +116,10 @@ class Network:
 
     @cached_property
     def prefixes(self) -> tuple[Network, ...]:
-        """The first layer, the first two and so on, each with its ReLUs, without the whole network."""
+        """The first layer, the first two layers and so on, with their ReLUs, but not the whole network."""
         shorter = tuple(Network(self.layers[:depth]) for depth in range(1, len(self.layers)))
         for network in shorter:
-            network.__dict__["_factors"] = self._factors  # of the same first matrix
+            network.__dict__["_factors"] = self._factors  # shared: the first matrix is the same
         return shorter
 
     @cached_property
@@ -132,7 +132,7 @@ class Network:
 
     @property
     def space(self) -> RowSpace:
-        """The row space of the first matrix. Points differ there only; the rest of the input is idle."""
+        """The row space of the first matrix: the only part of the input that the network depends on."""
         return self._factors[2]
 
     @property
@@ -152,12 +152,12 @@ class Network:
 
     @cached_property
     def reach(self) -> tuple[Array, ...]:
-        """[n_i] for each layer: no row of a matrix that `affine` gives, on any gates, is longer."""
+        """[n_i] for each layer: upper bounds of the norms of the rows of `affine`, for any gates."""
         return self._bounds(2)
 
     @cached_property
     def sizes(self) -> tuple[Array, ...]:
-        """As `reach`, but also for matrices of magnitudes: the size that rounding errors are relative to."""
+        """As `reach`, but also for matrices of absolute values: rounding errors are relative to this size."""
         return self._bounds("fro")
 
     def _bounds(self, norm: Any) -> tuple[Array, ...]:
@@ -169,7 +169,7 @@ class Network:
 
     @cached_property
     def absolute(self) -> tuple[Array, ...]:
-        """The magnitudes of the matrices."""
+        """The matrices with absolute values as entries."""
         return tuple(np.abs(layer.weight) for layer in self.layers)
 
     @cached_property
@@ -179,13 +179,13 @@ class Network:
 
     @cached_property
     def fuzz(self) -> float:
-        """Bounds, in norm, the rounding error of every matrix that `affine` gives."""
+        """An upper bound of the norm of the rounding error of every matrix that `affine` gives."""
         sizes = np.cumprod([np.linalg.norm(layer.weight) for layer in self.layers])
         terms = self.inputs + sum(len(layer.bias) for layer in self.layers)
         return float(2 * terms * UNIT * np.sqrt(self.reduced.shape[1]) * sizes.max())
 
     def pre_activations(self, x: Array, gates: Gates | None = None) -> list[Array]:
-        """Values before the ReLUs, layer by layer: [..., d] -> [..., n_i]. Given gates replace the ReLUs."""
+        """Values before the ReLUs, by layer: [..., d] -> [..., n_i]. Gates, if given, replace the ReLUs."""
         values: list[Array] = []
         for i, (weight, bias) in enumerate(self.layers):
             values.append(x @ weight.T + bias)
@@ -193,15 +193,16 @@ class Network:
         return values
 
     def features(self, x: Array) -> Array:
-        """What the last layer gives: [..., d] -> [..., m]."""
+        """The output of the last layer: [..., d] -> [..., m]."""
         last = self.pre_activations(x)[-1]
         return np.maximum(last, 0) if self.rectified else last
 
     def rounding(self, x: Array, gates: Gates) -> list[Array]:
         """Bounds of the rounding errors of `pre_activations(x, gates)`: [..., d] -> [..., n_i].
 
-        A sum of n products in any order is within n u / (1 - n u) of the sum of their magnitudes; errors of
-        the layer before come on top (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+        A sum of n products in any order has an error of at most n u / (1 - n u) times the sum of their
+        magnitudes. Errors of the layer before are added (Higham, Accuracy and Stability of Numerical
+        Algorithms, section 3.1).
         """
         bounds: list[Array] = []
         error = np.zeros_like(x)
@@ -218,7 +219,7 @@ class Network:
         return bounds
 
     def affine(self, gates: Gates) -> list[tuple[Array, Array]]:
-        """Pre-activations as A (V^T x) + a on these gates: A [n_i, r], a [n_i] for each layer.
+        """The pre-activations on these gates as A (V^T x) + a: A [n_i, r], a [n_i] for each layer.
 
         V is the basis of `space`.
         """
@@ -229,13 +230,15 @@ class Network:
         return pieces
 
     def pattern(self, x: Array) -> Pattern:
-        """The pattern of a point [d] met with itself: a unit is open where its pre-activation is above 0."""
+        """The pattern of one point [d], taken twice: a unit is open where its pre-activation is above 0."""
         values = self.pre_activations(x)
         return self.pattern_of(values, values)
 
     def pattern_of(self, p_u: list[Array], p_v: list[Array], above: float = 0.0) -> Pattern:
-        """The pattern of two points from their pre-activations [n_i]: a unit is open above the threshold, a
-        unit of the last layer where it is at both points, or where there is no ReLU.
+        """The pattern of two points from their pre-activations [n_i].
+
+        A unit is open where its pre-activation exceeds the threshold; a unit of the last layer where it does
+        at both points, or where there is no ReLU.
         """
         last = (p_u[-1] > above) & (p_v[-1] > above) | (not self.rectified)
         gates_u, gates_v = ((*(value > above for value in values[:-1]), last) for values in (p_u, p_v))
@@ -243,5 +246,5 @@ class Network:
 
 
 def gates_equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """The same gates in every layer."""
+    """Whether two sets of gates agree in every layer."""
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,15 +1,15 @@
-"""The bound of all pairs from the few pairs that can move it.
+"""The least robust loss over all pairs, from a search of only those pairs that can change it.
 
 The least robust loss over N+ x N- pairs seems to need the distance of each of them, and one distance behind
 two ReLU layers costs tens of milliseconds. But the optimum over some edges is the optimum over all as soon as
-its probabilities keep q_u + q_v <= 1 on every pair. So a pair is searched only where it would matter: it is
-violated at some budget, and it may be an edge there. The search ends when no such pair is left.
+its probabilities satisfy q_u + q_v <= 1 on every pair. So a pair is searched only where it matters: at some
+budget it violates this inequality, and it may be an edge there. The search ends when no such pair is left.
 
-Which pairs may be edges? Those that the search makes cheaper than the linear closed form (or than an earlier
-layer), by a factor that differs from image to image: its logarithm is fitted by one number for each image, on
-the pairs searched so far, and a pair counts as hopeless at a budget where even `SIGMAS` deviations below the
-fit it stays above. This guess can only lose edges, so the bound stays valid; how many it lost is measured at
-the end on random pairs that it excluded (`Audit`).
+Which pairs may be edges is guessed. The search makes a pair cheaper than the linear closed form (or than an
+earlier layer) by a factor that varies from image to image. The logarithm of the factor is fitted by one
+number for each image, on the pairs searched so far. A pair is left out at a budget if even `SIGMAS`
+standard deviations below the fit it costs more. This guess can only lose edges, so the bound stays valid. How
+many it lost is measured at the end, on random pairs that it excluded (`Audit`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from semirobust.collisions.pool import Task, solver
 from semirobust.conflict import Curve, violated
 from semirobust.extractors import Array, as_float64, check_whole, check_width
 
-SIGMAS = 2.0
-FIRST = 2  # nearest pairs of each point to begin with, and as many random ones
-RIDGE = 1.0  # of the fit, in pairs
+SIGMAS = 2.0  # standard deviations
+FIRST = 2  # the search begins with so many nearest pairs of each point, and as many random ones
+RIDGE = 1.0  # of the fit: the weight of this many pairs
 
 Booleans = np.ndarray
 Say = Callable[[str], None]
@@ -39,10 +39,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Audit:
-    """Random pairs among those that only the guess kept from being searched.
+    """A random check of the pairs that the guess alone left out of the search.
 
-    excluded: all such pairs. searched: how many of them were drawn and searched after all. missed: how many
-    of these would have been an edge that matters at some budget.
+    excluded: the number of such pairs. searched: how many of them were drawn and searched after all. missed:
+    how many of those turned out to be edges that matter at some budget.
     """
 
     excluded: int
@@ -54,12 +54,12 @@ class Audit:
 class Search:
     """Distances of N+ x N- pairs, as far as they matter, and the least losses that follow.
 
-    epsilon: [N+, N-], verified budgets; those of an earlier layer or of the linear collision (up to the
-        rounding error that `collisions.linear_distances` states) where not `searched`.
-    searched: bool [N+, N-]; none where the closed form is exact.
-    guess: [N+, N-], the budgets found, and those that the fit expects where none was searched.
-    curve: the least losses at each budget. audit: what the guess may have cost.
-    points: the same for the same points.
+    epsilon: [N+, N-], verified budgets. Where not `searched`, those of an earlier layer or of the linear
+        collision (up to the rounding error that `collisions.linear_distances` states).
+    searched: bool [N+, N-]; all False where the closed form is exact.
+    guess: [N+, N-], the budgets found; for pairs that were not searched, those that the fit expects.
+    curve: the least losses at each budget. audit: how many edges the guess may have missed.
+    points: a hash of the points of both classes.
     """
 
     epsilon: Array
@@ -70,7 +70,7 @@ class Search:
     points: str
 
     def record(self) -> dict[str, Any]:
-        """The losses, and what they took, for a results file."""
+        """The losses and the effort of the search, for a results file."""
         searched = int(self.searched.sum())
         return {**self.curve.record(), "pairs": self.epsilon.size, "searched": searched} | {
             "audit": asdict(self.audit)
@@ -93,24 +93,24 @@ def search(
     say: Say = lambda line: None,
     **options: Any,
 ) -> Search:
-    """The least robust losses of classifiers on the features of these layers, from as few pairs as possible.
+    """The least robust losses of classifiers on the features of these layers, from few searched pairs.
 
     Args:
         layers, rectified: as for `collisions.find_collisions`.
         positive, negative: points of the two classes, [N+, d] and [N-, d].
         budgets: l2, in the unit of the input, in ascending order.
         after: the search of an earlier layer, whose collisions are collisions of this one.
-        folder: where chunks of results are kept, to go on after a kill; None keeps nothing.
-        processes: so many work on chunks at a time; the result is the same. A script that asks for more than
-            one has to run under ``if __name__ == "__main__":``, as always with processes.
+        folder: where chunks of results are stored, so that a killed search can resume; None stores nothing.
+        processes: the number of processes; the result does not depend on it. A script that asks for more than
+            one must run under ``if __name__ == "__main__":``, as always with processes.
         every: search all pairs, whether they matter or not.
-        audited: so many excluded pairs are searched at the end.
+        audited: how many excluded pairs are searched at the end.
         seed: of the random pairs, at the start and in the audit.
         options: of the method "admm".
 
     Raises:
-        As `collisions.find_collisions` and `conflict.curve`; ValueError for `processes` below 1 or a
-        search of other points; OSError for a folder that cannot be written.
+        As `collisions.find_collisions` and `conflict.curve`; ValueError for `processes` below 1 or
+        `after` a search of other points; OSError for a folder that cannot be written.
     """
     network = Network.of(layers, rectified=rectified)
     positive, negative = as_float64(positive, "positive", 2), as_float64(negative, "negative", 2)
@@ -142,7 +142,7 @@ def _digest(*points: Array) -> str:
 
 
 class _State:
-    """What is known of the pairs so far."""
+    """What the search knows about the pairs so far."""
 
     def __init__(self, linear: Array, after: Search | None, budgets: Sequence[float]) -> None:
         self.epsilon = linear.copy() if after is None else np.minimum(linear, after.epsilon)
@@ -159,13 +159,13 @@ class _State:
         return self._curve
 
     def first(self, rng: np.random.Generator) -> Booleans:
-        """The pairs to begin with: for each point its nearest ones, and random ones."""
+        """The pairs to begin with: nearest ones and random ones for each point."""
         random = rng.random(self.before.shape)
         near, spread = (conflict.nearest(values, self.count) for values in (self.before, random))
         return near | spread
 
     def take(self, wanted: Booleans, solve: Callable[[np.ndarray], Array], say: Say) -> None:
-        """Searches these pairs."""
+        """Search these pairs and record the results."""
         pairs = np.argwhere(wanted)
         found = solve(pairs)
         self.epsilon[wanted] = np.minimum(self.epsilon[wanted], found)
@@ -176,19 +176,19 @@ class _State:
         say(f"searched {self.searched.sum()} of {self.searched.size} pairs ({100 * share:.1f} %)")
 
     def guess(self, sigmas: float) -> Array:
-        """[N+, N-]: the budgets that the fit expects, so many deviations lower."""
+        """[N+, N-]: the budgets that the fit expects, less this many standard deviations."""
         fit, deviation = _fit(self.factor, self.searched)
         return self.before * np.exp(fit - sigmas * deviation)
 
     def wanted(self) -> Booleans:
-        """Pairs that are violated where they may be edges; of these the most hopeful of each point."""
+        """The pairs to search next: of those that matter, the ones with the lowest guess for each point."""
         if self.searched.all():
             return ~self.searched
         lowest = self.guess(SIGMAS)
         return conflict.nearest(lowest, FIRST, among=self._matters(lowest))
 
     def _matters(self, lowest: Array) -> Booleans:
-        """Pairs not searched that are violated at a budget from `lowest` up to what is known of them."""
+        """Unsearched pairs that are violated at a budget of at least `lowest` and below their epsilon."""
         curve = self.curve()
         found = np.zeros(self.searched.shape, bool)
         for budget, q_u, q_v in zip(curve.budgets, curve.q_positive, curve.q_negative, strict=True):
@@ -198,7 +198,7 @@ class _State:
     def audit(
         self, count: int, solve: Callable[[np.ndarray], Array], rng: np.random.Generator, say: Say
     ) -> Audit:
-        """Searches a random part of the pairs that matter if they are edges, however unlikely that is."""
+        """Search a random sample of the pairs that would matter as edges, however unlikely they are to be."""
         excluded = self._matters(np.zeros(self.searched.shape))
         places = np.flatnonzero(excluded)
         if not len(places) or not count:
@@ -215,7 +215,7 @@ class _State:
 
 
 def _fit(factor: Array, known: Booleans) -> tuple[Array, float]:
-    """Mean plus one number for each row and column, by ridge regression: (fit [N+, N-], its deviation)."""
+    """Ridge fit of a mean and one effect per row and column: (fit [N+, N-], its standard deviation)."""
     rows, columns = np.nonzero(known)
     values = factor[known]
     mean, n, m = values.mean(), *known.shape

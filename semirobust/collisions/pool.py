@@ -1,7 +1,8 @@
-"""Collisions of many pairs of two sets of points, in chunks: on disk as they come, by several processes.
+"""The search of many pairs in chunks, by several processes, with finished chunks stored on disk.
 
-A chunk's file is named by what it depends on, the pairs in it included, so a killed run picks up what it
-finished, and the number of processes changes nothing: each chunk is worked on alone, in the same way.
+The name of a chunk's file is a hash of everything that it depends on, including its pairs. So a killed run
+resumes with the chunks that it finished. Each chunk is computed on its own and in the same way, so the result
+does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from semirobust.collisions.network import Network
 from semirobust.extractors import Array
 
 CHUNK = 128  # pairs
-REPORTED = 16  # chunks between two lines
+REPORTED = 16  # chunks between two progress lines
 
 Integers = np.ndarray
 Say = Callable[[str], None]
@@ -35,10 +36,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A network, and two sets of points [N+, d] and [N-, d] whose pairs are asked for.
+    """A network, and two sets of points [N+, d] and [N-, d] whose pairs are to be searched.
 
-    options: of `find_collisions`, "admm". With more than one layer the search starts from the collisions of
-        the layers before, which are collisions of all.
+    options: of `find_collisions` with method "admm". With more than one layer the search starts from the
+        collisions of all layers but the last, which are collisions of the whole network.
     """
 
     network: Network
@@ -47,7 +48,7 @@ class Task:
     options: dict[str, Any]
 
     def digest(self) -> str:
-        """The same for the same task: names its results."""
+        """A hash of the task, which names its results."""
         found = hashlib.sha256(repr((self.network.rectified, sorted(self.options.items()))).encode())
         arrays = [array for layer in self.network.layers for array in layer]
         for array in (*arrays, self.positive, self.negative):
@@ -70,14 +71,15 @@ class Task:
 def solver(
     task: Task, folder: Path | None, processes: int, say: Say
 ) -> Iterator[Callable[[Integers], Array]]:
-    """A function from pairs [M, 2] to what `Task.solve` gives; its processes end with the block.
+    """A function that does what `Task.solve` does, in chunks; its processes end with the ``with`` block.
 
-    folder: None keeps nothing. Raises OSError where it cannot be written, before any work.
+    folder: where chunks are stored; None stores nothing. Raises OSError before any work if it cannot be
+        written.
     """
     if folder is not None:
         folder = folder / task.digest()
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # raises OSError where it is read-only
+        tempfile.TemporaryFile(dir=folder).close()  # raises OSError if it is read-only
     if processes == 1:
         yield lambda pairs: _solve(pairs, folder, map, task.solve, say)
         return
@@ -97,7 +99,7 @@ def _begin(task: Task) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on unseen."""
+    """End this worker when its parent ends; it would run on if the parent were killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -137,7 +139,7 @@ def _name(chunk: Integers) -> str:
 
 
 def _load(file: Path) -> Array | None:
-    """The budgets of a chunk; None where it is not there or is damaged (it is then made again)."""
+    """The budgets of a chunk; None where the file is missing or damaged (it is then computed again)."""
     try:
         tensors, _ = runs.load_tensors(file)
     except (FileNotFoundError, runs.CorruptFile):

@@ -1,4 +1,4 @@
-"""What a collision finder returns, and the budget of a collision."""
+"""Results of a collision search, and the budget of a collision."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from semirobust.extractors import UNIT, Array
 
 @dataclass(frozen=True, eq=False)
 class Collisions:
-    """Points of B pairs that the layers cannot tell apart, and the l2 budgets that they cost. float64.
+    """Colliding points of B pairs, and the l2 budgets that they cost, in float64.
 
     epsilon: [B], max(|u~ - u|, |v~ - v|) in the unit of the input, plus the distance to the exact collision
-        that the inflation lemma proves (about 1e-13), rounded up: an attacker with this budget confuses the
-        pair. Without proof (`verified` False) the budget of the points found.
+        that the inflation lemma proves (about 1e-13), rounded up: an attacker with this budget can make the
+        two points collide. Without a proof (`verified` False) it is the budget of the points found.
     u, v: [B, d], the colliding points u~ and v~. No box constraint: pixels may leave [0, 1].
     residual: [B], max |f(u~) - f(v~)| as float64 computes it.
-    verified: [B], True where an exact collision within epsilon is proved. Nothing else is an edge.
+    verified: [B], True where an exact collision within epsilon is proved. Only these are edges.
     method: how they were found.
-    status: one word for each pair; what it can be is said by the method.
+    status: one word for each pair; `find_collisions` lists the words of each method.
     iterations: [B], the effort, in the method's own unit (cone programs for "descent").
     """
 
@@ -42,8 +42,8 @@ class Collisions:
 class Known(NamedTuple):
     """What is known of B pairs before the search.
 
-    epsilon: [B], the least budget that is verified. u, v: [B, d], where else to begin. given: bool [B], where
-        these points were given; elsewhere they are the linear collision.
+    epsilon: [B], the least verified budget. u, v: [B, d], further points to start from. given: bool [B], True
+        where the caller gave these points; elsewhere they are the linear collision.
     """
 
     epsilon: Array
@@ -87,7 +87,7 @@ def collect(
 
 
 def best_of(first: Collisions, second: Collisions) -> Collisions:
-    """Pair by pair the cheaper verified collision; method, status and iterations stay those of the first."""
+    """The cheaper verified collision of each pair; method, status and iterations are those of the first."""
     take = second.verified & ~(first.verified & (first.epsilon <= second.epsilon))  # [B]
     rows = take[:, None]
     return replace(

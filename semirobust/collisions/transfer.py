@@ -1,19 +1,19 @@
-"""Collisions as an attack on every readout of a layer, and the ceiling that they prove.
+"""Collisions as an attack on every readout of a layer, and the ceiling on robust correlation they prove.
 
-A collision of u (y = +1) and v (y = -1) within eps gives both points the same features. Whatever a readout G
-answers there, it is G for one point and -G for the other: y G sums to 0 over the two, so a set of M disjoint
-pairs among n equally likely points keeps the robust correlation at or below 1 - 2 M / n. By König's theorem
-the largest such set is as large as a minimum vertex cover of the conflict graph. So for |G| <= 1
+A collision of u (y = +1) and v (y = -1) within eps gives both points the same features, so a readout G has
+the same value at both and y G sums to 0 over the two. So M disjoint pairs among n equally likely points keep
+the robust correlation at or below 1 - 2 M / n. By König's theorem the largest such set is as large as a
+minimum vertex cover of the conflict graph. So for |G| <= 1
 
     Gamma(G) <= 1 - 2 * (weight of a minimum cover of verified conflicts) = `ceiling`,
 
-for every G, however it was trained, and equality holds for the best one where all conflicts are known. It is
-the least 0-1 loss of the paper on fixed feature extractors in the unit of arXiv 2307.03803: no readout makes
-the layer gamma-semirobust (Definition 1) with a larger gamma. A collision of a layer is one of all layers
-behind it, so the ceiling can only fall with depth.
+for every G, however it was trained. Equality holds for the best G if all conflicts are known. The ceiling is
+the least 0-1 loss of the paper on fixed feature extractors, expressed as a correlation as in arXiv
+2307.03803: no readout makes the layer gamma-semirobust (Definition 1) with a larger gamma. A collision of a
+layer is one of every later layer, so the ceiling can only fall with depth.
 
-An attack needs few collisions, a disjoint set for each budget. `find_transfer` looks for those, by
-assignments.
+An attack needs few collisions: one set of disjoint pairs for each budget. `find_transfer` finds these by
+solving assignment problems.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 
-TINY = 1e-300  # instead of zero
+TINY = 1e-300  # stands for zero in divisions and logarithms
 
 
 def ceiling(zero_one: npt.ArrayLike) -> Floats:
-    """The largest robust correlation that a least 0-1 loss leaves to readouts |G| <= 1: 1 - 2 zero_one.
+    """The largest robust correlation of readouts |G| <= 1, given the least 0-1 loss: 1 - 2 zero_one.
 
     Any lower bound of the 0-1 loss gives an upper bound of the correlation. Raises ``ValueError`` for losses
     outside [0, 1/2].
@@ -67,23 +67,21 @@ class Transfer:
     v: Floats
 
     def within(self, budget: float) -> Transfer:
-        """Those that cost at most so much."""
+        """The collisions that cost at most the budget."""
         kept = self.epsilon <= budget
         return Transfer(self.counts, self.pairs[kept], self.epsilon[kept], self.u[kept], self.v[kept])
 
     def ceiling(self, budget: float) -> float:
-        """No readout of these features has a larger robust correlation, on these points, equally likely."""
+        """An upper bound of the robust correlation of every readout, on these points, all equally likely."""
         weights = [np.full(n, 1 / sum(self.counts)) for n in self.counts]
         graph = ConflictGraph(self.within(budget).pairs, *weights)
         return float(ceiling(graph.minimum_cover().lower_bound))
 
     def lowest(self, readout: Callable[[Floats], npt.ArrayLike], budget: float) -> Floats:
-        """The smallest y G found at the collisions within a budget, for each point: [N+ + N-], inf where
-        none.
+        """The smallest y G at the collisions within a budget, for each point: [N+ + N-], inf where none.
 
-        ``readout``: x [B, d] -> [B], the answer for class +1; positive points come first. If |G| <= 1 and no
-        point does better than this and 1, the mean is at most `ceiling`, up to the rounding by which the
-        answers at u and v differ.
+        ``readout``: x [B, d] -> [B], the value of G; positive points come first in the result. If |G| <= 1,
+        the mean of min(result, 1) is at most `ceiling`, up to the rounding by which G differs at u and v.
         """
         near = self.within(budget)
         found = np.full(sum(self.counts), np.inf)
@@ -110,17 +108,18 @@ def find_transfer(
 ) -> Transfer:
     """Collisions for an attack with any of these budgets, from a few assignments.
 
-    Each round pairs the two classes, for each budget, so that as many pairs as possible should collide within
-    it, searches the pairs that are new, and learns from what it found. What is expected of a pair is its
-    linear distance times a factor for each of its points, less a deviation in the first round and ever
-    smaller parts of it later; for one linear layer the distance itself is exact.
+    For each budget, a round assigns points of the two classes to each other so that as many pairs as possible
+    are expected to collide within it. It searches the new pairs and updates what it expects. The expected
+    budget of a pair is its linear distance times a factor for each of its points, less one standard deviation
+    in the first round and ever smaller parts of it later. For one linear layer without ReLU the distance
+    itself is exact.
 
     Args:
         layers, rectified: as for `collisions.find_collisions`.
         positive, negative: [N+, d] and [N-, d].
         budgets: l2, in the unit of the input, in ascending order.
-        known: collisions of an earlier layer for the same points; of a pair the cheaper one is kept.
-        rounds: at most so many; it ends when an assignment has no new pair.
+        known: collisions of an earlier layer for the same points; the cheaper one of each pair is kept.
+        rounds: the largest number of rounds; the search ends when no assignment has a new pair.
         options: of `find_collisions`.
 
     Raises:
@@ -153,7 +152,7 @@ def find_transfer(
 
 
 def _check_known(known: Transfer, positive: Floats, negative: Floats) -> None:
-    """ValueError unless each known collision is within its budget of the points that it is said to be of."""
+    """Raise ValueError unless each known collision is within its budget of its pair of points."""
     fits = known.counts == (len(positive), len(negative)) and known.u.shape[1] == positive.shape[1]
     if fits:
         for points, own, index in zip((known.u, known.v), (positive, negative), known.pairs.T, strict=True):
@@ -163,9 +162,11 @@ def _check_known(known: Transfer, positive: Floats, negative: Floats) -> None:
 
 
 def _matching(expected: Floats, searched: Booleans, budget: float) -> Booleans:
-    """The new pairs [N+, N-] of a largest set of disjoint pairs that should collide within a budget, with as
-    few new ones, and then as cheap ones, as possible."""
-    inside, small = expected <= budget, 0.1 / sum(expected.shape)  # so many do not outweigh a pair
+    """The new pairs, bool [N+, N-], of a largest set of disjoint pairs expected to collide within a budget.
+
+    Among the largest sets, one with the fewest new pairs, then with the cheapest pairs.
+    """
+    inside, small = expected <= budget, 0.1 / sum(expected.shape)  # in all less than one pair
     cost = np.where(inside, small * ~searched + small**2 * expected / max(budget, TINY), 1.0)
     chosen = np.zeros(expected.shape, bool)
     chosen[linear_sum_assignment(cost)] = True
@@ -173,11 +174,11 @@ def _matching(expected: Floats, searched: Booleans, budget: float) -> Booleans:
 
 
 class _Found:
-    """The collisions so far, and what they let expect of other pairs."""
+    """The collisions found so far, and the budgets expected of the other pairs."""
 
     def __init__(self, linear: Floats, known: Transfer | None, *, width: int, exact: bool) -> None:
         self.linear, self.width, self.exact = linear, width, exact
-        self.positive = np.maximum(linear, max(1e-12 * linear.max(), TINY))  # features can be the same
+        self.positive = np.maximum(linear, max(1e-12 * linear.max(), TINY))  # features can be equal
         self.searched = np.zeros(linear.shape, bool)
         self.epsilon = np.full(linear.shape, np.inf)
         self.points: dict[tuple[int, int], tuple[Floats, Floats]] = {}
@@ -185,7 +186,7 @@ class _Found:
             self._keep(known.pairs, known.epsilon, known.u, known.v)
 
     def add(self, pairs: Integers, found: Collisions) -> None:
-        """What a search found for these pairs."""
+        """Record the results of a search for these pairs."""
         self.searched[tuple(pairs.T)] = True
         sure = found.verified
         self._keep(pairs[sure], found.epsilon[sure], found.u[sure], found.v[sure])
@@ -196,8 +197,7 @@ class _Found:
                 self.epsilon[pair], self.points[pair] = cost, tuple(ends)
 
     def expected(self, hope: float) -> Floats:
-        """[N+, N-]: the budgets found; for pairs that were not searched what others let expect, less ``hope``
-        deviations."""
+        """[N+, N-]: the budgets found; for unsearched pairs the expected ones, less ``hope`` deviations."""
         known = np.isfinite(self.epsilon)
         like = self.searched & known if self.searched.any() else known
         if self.exact or not like.any():
@@ -206,7 +206,7 @@ class _Found:
         centre, fit = factors.mean(), np.zeros(self.linear.shape)
         for axis, (ends, count) in enumerate(zip(np.nonzero(like), self.linear.shape, strict=True)):
             total = np.bincount(ends, factors - centre, minlength=count)
-            effect = total / (2 * (1 + np.bincount(ends, minlength=count)))  # half of it: the other end's
+            effect = total / (2 * (1 + np.bincount(ends, minlength=count)))  # half; the other axis has half
             fit += np.expand_dims(effect, 1 - axis)
         guess = self.linear * np.exp(centre + fit - hope * factors.std())
         return np.where(self.searched, self.epsilon, np.minimum(guess, self.epsilon))

@@ -4,7 +4,7 @@ graph    ``ConflictGraph``: 0-1 loss and cross-entropy, each with a certificate
 flow     maximum flow in bipartite graphs with real capacities
 blocks   the decomposition of a graph into blocks of equal ratio
 budgets  the losses of a whole range of budgets
-checks   what is asked of edges and weights
+checks   checks of edges and weights
 exact    the slow twin in fractions
 """
 

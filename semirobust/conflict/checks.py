@@ -1,4 +1,4 @@
-"""The checks of what `semirobust.conflict` is given: the right kind of array, or an error that helps."""
+"""Checks of the arguments of `semirobust.conflict`: an array of the right kind, or a clear error."""
 
 from __future__ import annotations
 

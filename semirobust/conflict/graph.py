@@ -66,7 +66,7 @@ class CrossEntropy(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """What a given q is worth.
+    """The value of a given q, with its certificate.
 
     loss_nats: its loss, an upper bound of the optimum (up to the 1e-12 by which q may exceed a constraint).
     dual_lower_bound: a lower bound of the optimum, rounded down.

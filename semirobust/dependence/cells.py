@@ -1,4 +1,4 @@
-"""The two measures on the cells of EDGE: its information, and what it leaves of the first layer's entropy."""
+"""The two measures on the cells of EDGE: information, and the conditional entropy of the first layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measure is, and how every one of them gets its shuffled control and its average over the classes."""
+"""The protocol of all measures: one call, a shuffled control, and an average over the classes."""
 
 from __future__ import annotations
 

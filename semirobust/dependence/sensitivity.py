@@ -1,4 +1,4 @@
-"""How far an attack moves a layer's output."""
+"""The relative change of a layer's output under attack."""
 
 from __future__ import annotations
 

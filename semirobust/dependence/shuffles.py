@@ -1,4 +1,4 @@
-"""The samples of each class, and random orders within a class: what every class-conditional measure needs."""
+"""Samples by class, and random orders within a class."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 estimator   ``edge``: step by step, with cap and entropies
 projection  random projections of layers, in one or two passes
 cells       hashing of points into cells, and their bandwidths
-reference   the slow twin, step by step as published
+reference   a slow reference implementation, step by step as published
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Steps 2 and 3 of EDGE (`semirobust.edge`): from the coordinates of one side to the number of each sample's
-cell. Step 1, the projection to a few coordinates, is `projection`.
+"""Steps 2 and 3 of EDGE (`semirobust.edge`): bandwidths, and the cell number of each sample.
+
+The input is the coordinates of one side. Step 1, the projection to a few coordinates, is `edge.projection`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 class Side:
     """One side of a pair, ready to be cut into cells.
 
-    coordinates: [n, m]. bandwidths: [m], still without the factor 0.4 gamma.
+    coordinates: [n, m]. bandwidths: [m], before the factor 0.4 gamma.
     """
 
     coordinates: Array
@@ -31,7 +32,7 @@ class Side:
 
 
 def published_generator() -> np.random.RandomState:
-    """The published code draws from NumPy's legacy generator, seeded anew each time; this one is private."""
+    """A private copy of the published code's generator: NumPy's legacy one, seeded anew each time."""
     return np.random.RandomState(3334)
 
 
@@ -52,7 +53,7 @@ def bandwidths(coordinates: Array, d: int) -> Array:
 
 
 def neighbour_distances(coordinates: Array, drawn: Integers, k: int) -> Array:
-    """Distances [m, q] from q samples to their k-th nearest value, themselves counted, per coordinate.
+    """Distances [m, q] from q samples to their k-th nearest value (themselves included), per coordinate.
 
     In sorted order the k nearest values are a window around the sample. As the start of the window moves
     right, its reach to the left falls and its reach to the right rises: bisect for the crossing.

@@ -1,25 +1,25 @@
 """EDGE, the ensemble dependency graph estimator of mutual information, in bits.
 
 Both layers are projected to a few random coordinates and cut into cells of the size of a nearest-neighbour
-bandwidth; the plug-in information of the two cell numbers, averaged over the samples, is the estimate
-(Noshad, Zeng and Hero, ICASSP 2019, arXiv 1801.09125). The numbers are those of the published code, to
+bandwidth; the estimate is the plug-in information of the two cell numbers, averaged over the samples
+(Noshad, Zeng and Hero, ICASSP 2019, arXiv 1801.09125). The numbers equal those of the published code up to
 rounding; `edge` without options is the variant of the semirobustness experiments (arXiv 2307.03803).
 
-Symmetry. Once the samples have cells, x and y count alike. Where nothing is projected (both sides have at
-most 6 coordinates) the whole is symmetric: `edge(y, x)`, with the two smoothnesses exchanged, is `edge(x, y)`
-with the entropies exchanged. Where they are projected, x takes the first random numbers and y those that
-follow, so exchanging them draws other projections: another number, of the same distribution. For the same
-reason x and a copy of x do not fall into the same cells.
+Symmetry. Once the samples have cells, x and y play the same part. If nothing is projected (both sides have at
+most 6 coordinates) the estimate is symmetric: `edge(y, x)`, with the two smoothnesses exchanged, is
+`edge(x, y)` with the entropies exchanged. If they are projected, x takes the first random numbers and y the
+next ones. So exchanging them draws other projections, and gives another number of the same distribution. For
+the same reason x and a copy of x do not fall into the same cells.
 
 How to read a value. It is the information between two *cells*: never more than either cell entropy (plus
 0.001), log2 of the number of samples, or the cap. For a deterministic layer with a continuous output the true
-information is infinite, and what is reported is set by the cell size and the number of samples; in high
-dimension independent data score several bits too. So never read one without its shuffled control
+information is infinite, and the cell size and the number of samples set the reported value. In high
+dimension, independent data also give several bits. So never read a value without its shuffled control
 (`semirobust.dependence`).
 
 Where this departs from the published code:
 1. Neighbour distances come from sorting and bisection, and cells are counted exactly, instead of by a search
-   tree and dictionaries: the same numbers, faster. `reference` has the plain way.
+   tree and dictionaries: the same numbers, faster. `edge.reference` does it the plain way.
 2. NumPy's global random state is neither read nor set: the same draws come from a private RandomState(3334).
 3. One coordinate works; fewer than 20 samples, values that are not finite and integer input are errors.
 4. The semirobustness copy adds a random shift of up to a tenth of a cell; here the first member has none.
@@ -55,7 +55,7 @@ class Estimate:
     entropy_x_bits, entropy_y_bits: plug-in entropies of the cells of the median member (averaged over the two
         middle members when their number is even, and over members that tie); bits is at most
         min(entropy_x_bits, entropy_y_bits) + 0.001.
-    saturated: bits is within 0.1 of cap_bits: the cap or the sample size made the number, not the data.
+    saturated: bits is within 0.1 of cap_bits, so the cap or the sample size set the number, not the data.
     n: the number of samples.
     """
 
@@ -72,7 +72,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """The options of `edge`, checked; see there."""
+    """The options of `edge`, checked; `edge` explains them."""
 
     members: int = 1
     renormalise: bool = False
@@ -169,7 +169,7 @@ def checked_samples(values: Samples, name: str, *, at_least: int = MIN_SAMPLES) 
     return values
 
 
-# Step 1, the projection: `projection`. Steps 2 and 3, from coordinates to cells: `cells`.
+# Step 1, the projection: `edge.projection`. Steps 2 and 3, from coordinates to cells: `edge.cells`.
 # Step 4: the estimate of one member
 
 
@@ -216,7 +216,7 @@ def compare(x: Side, y: Side, options: EdgeOptions) -> Estimate:
 
 
 def _ensemble(x: Side, y: Side, factors: list[float], options: EdgeOptions) -> tuple[float, float, float]:
-    """Median over the members, with the entropies of the members that make it."""
+    """Median over the members, with the cell entropies of the median members."""
     results = []
     for j, scale in enumerate(np.linspace(1, 1.1, options.members)):
         cells_x = cells(x, factors[0], scale, j / options.members)
@@ -225,7 +225,7 @@ def _ensemble(x: Side, y: Side, factors: list[float], options: EdgeOptions) -> t
     table = np.array(results)  # [members, 3]
     ordered = np.sort(table[:, 0])
     middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]]  # [2]
-    # members that tie count alike: which one sorting puts in the middle is chance, and not symmetric
+    # average over tied members: which one sorting puts in the middle is arbitrary, and not symmetric
     entropies = [table[np.abs(table[:, 0] - bits) < 1e-12, 1:].mean(axis=0) for bits in middle]
     entropy_x, entropy_y = np.mean(entropies, axis=0).tolist()
     return float(middle.mean()), entropy_x, entropy_y

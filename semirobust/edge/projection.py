@@ -1,9 +1,9 @@
 """Step 1 of EDGE (`semirobust.edge`): the random projection, in two passes over batches of samples.
 
-The first pass finds the standard deviation of every coordinate, the second projects; what is kept between
-batches is a few numbers for each coordinate, and at the end a few for each sample. Data that are already in
-memory are one batch. All arithmetic is in double precision, whatever the data are: NumPy on the CPU, torch on
-the device of tensors that are elsewhere.
+The first pass finds the standard deviation of every coordinate, the second projects. Only a few numbers
+for each coordinate are kept between batches, and at the end a few for each sample. Data that are already in
+memory are one batch. All arithmetic is in double precision, whatever the type of the data: NumPy on the CPU,
+torch for tensors on another device.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from semirobust.edge.cells import Array, Side, bandwidths, published_generator
 Values: TypeAlias = npt.NDArray[np.floating] | torch.Tensor
 Draw: TypeAlias = tuple[int, int]  # (skip, m): d * m normal numbers after the first `skip`; m = 0: none
 
-PLAIN_DIMENSIONS = 6  # two sides of at most so many coordinates are not projected
+PLAIN_DIMENSIONS = 6  # two sides of at most this many coordinates are not projected
 BLOCK_VALUES, BLOCK_COLUMNS = 1 << 16, 1 << 13  # of a block in double precision: half a core's second cache
 DEVICE_BLOCK_VALUES = 1 << 24  # 128 MB of the device
-FIRST = 8  # samples that decide what sums are taken about
+FIRST = 8  # samples that decide about which point sums are taken
 
 
 def projected_dimensions(n: int, dx: int, dy: int) -> tuple[int, int]:
@@ -38,11 +38,11 @@ def projected_dimensions(n: int, dx: int, dy: int) -> tuple[int, int]:
 class Moments:
     """First pass: the number of samples and the standard deviation of every coordinate.
 
-    Sums are taken about 0; for a coordinate whose first few samples lie far from 0 for their spread, about
-    the first of them. With q the sum of their squared distances from their mean K, "far" is K^2 > 4 q. If
-    not, the mean M of all n samples has M^2 <= 2 (M - K)^2 + 8 q <= 8 n variances; and a single sample is
-    always within sqrt(n) standard deviations of M. So rounding in the variance grows at most 1 + 8 n fold,
-    wherever the data lie. A constant coordinate has deviation 0, exactly.
+    Sums are taken about 0. For a coordinate whose first few samples lie far from 0, compared with their
+    spread, sums are taken about the first sample. With q the sum of their squared distances from their mean
+    K, "far" is K^2 > 4 q. If not, the mean M of all n samples has M^2 <= 2 (M - K)^2 + 8 q <= 8 n variances;
+    and a single sample is always within sqrt(n) standard deviations of M. So rounding in the variance grows
+    at most 1 + 8 n fold, wherever the data lie. A constant coordinate has deviation 0, exactly.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Moments:
     def add(self, values: Values) -> None:
         """Take in a batch [b, d]."""
         ones = _beside(np.ones(len(values)), values)
-        with np.errstate(over="ignore", invalid="ignore"):  # `deviation` says it better
+        with np.errstate(over="ignore", invalid="ignore"):  # `deviation` raises a clearer error
             if self._shift is None:
                 self.d = values.shape[1]
                 first = _double(values[:FIRST])
@@ -74,7 +74,7 @@ class Moments:
         self.n += len(values)
 
     def deviation(self, name: str) -> Array:
-        """The population standard deviations [d]; ValueError where the data spoil them."""
+        """The population standard deviations [d]; ValueError if they are not finite."""
         with np.errstate(over="ignore", invalid="ignore"):
             variance = _numpy(self._squares) / self.n - np.square(_numpy(self._sum) / self.n)
         if not np.isfinite(variance).all():  # a NaN, inf or 1e155
@@ -88,7 +88,7 @@ class Moments:
 class Projection:
     """Second pass: values [n, d] @ (normals [d, m] / (s sqrt d)), with s the deviations, 1 where below 1e-4.
 
-    For several draws at once; draws of no numbers keep the values themselves.
+    Handles several draws at once; a draw of no numbers (m = 0) keeps the values themselves.
     """
 
     def __init__(self, deviation: Array, draws: Sequence[Draw], normals: Array) -> None:
@@ -137,9 +137,9 @@ class Projection:
 class TwoPasses:
     """The projected sides of pairs of named layers, whose outputs come twice, in batches of samples.
 
-    `measure` every batch of every layer, then `project` all of them once more, then take the `sides`. As the
-    first and as the second of a pair a layer is projected by different random numbers; it is read once for
-    all its projections.
+    `measure` every batch of every layer, then `project` every batch again, then take the `sides`. A layer is
+    projected by different random numbers as the first and as the second of a pair. It is read once for all
+    its projections.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, str]], *, where: str = "") -> None:
@@ -178,7 +178,7 @@ class TwoPasses:
         return [(sides[x, draw_x], sides[y, draw_y]) for (x, draw_x), (y, draw_y) in self._uses()]
 
     def _plan(self) -> None:
-        """Between the passes: what to draw for which layer, and the random numbers, one sequence for all."""
+        """Between the passes: choose the draws of each layer, and draw one random sequence for all."""
         self._shapes = {name: (moments.n, moments.d) for name, moments in self._moments.items()}
         for use in self._uses():
             for name, draw in use:
@@ -193,7 +193,7 @@ class TwoPasses:
             self._projections[name] = Projection(deviation, draws, normals)
 
     def _uses(self) -> Iterator[tuple[tuple[str, Draw], tuple[str, Draw]]]:
-        """For each pair its layers and their draws: x takes the first numbers, y those that follow."""
+        """For each pair its layers and their draws: x takes the first numbers, y the next ones."""
         for x, y in self._pairs:
             (n, dx), (other, dy) = self._shapes[x], self._shapes[y]
             if n != other:
@@ -228,7 +228,7 @@ def _blocks(values: Values) -> Iterator[tuple[slice, list[slice]]]:
 
 
 def _beside(array: Array, values: Values) -> Any:
-    """`array` as the kind of thing that `values` is: an array, or a tensor on the same device."""
+    """`array` in the type of `values`: an array, or a tensor on the same device."""
     return torch.from_numpy(array).to(values.device) if isinstance(values, torch.Tensor) else array
 
 

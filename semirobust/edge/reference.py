@@ -1,8 +1,8 @@
-"""EDGE once more, slowly: six steps that read like the paper (Noshad, Zeng and Hero, arXiv 1801.09125).
+"""A slow reference implementation of EDGE in six steps, as in Noshad, Zeng and Hero (arXiv 1801.09125).
 
-Whole distance matrices instead of sorting, dictionaries of cells instead of numbers, one sample at a time;
-nothing is shared with `semirobust.edge`, which tests and the benchmark compare with this. Input is not
-checked. The notation: N samples, X [N, d], Y [N, d'], in bits.
+It uses whole distance matrices instead of sorting, and dictionaries of cells instead of numbers, one sample
+at a time. It shares no code with `edge.estimator`, which tests and the benchmark compare with it. Input is
+not checked. The notation: N samples, X [N, d], Y [N, d'], in bits.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def step_1_project(x: Array, y: Array) -> list[Array]:
 
 
 def step_2_bandwidths(side: Array, d: int) -> Array:
-    """For each coordinate [m] the mean distance to the k-th nearest value, itself counted, scaled."""
+    """For each coordinate [m] the mean distance to the k-th nearest value (itself included), scaled."""
     n, m = side.shape
     k = math.floor(0.43 * n ** (2 / 3 + 0.17 * m / (m + 1)) * math.exp(-1 / max(10000, m**4)))
     bandwidths = np.empty(m)

@@ -1,5 +1,4 @@
-"""Algorithm 1 and Tables 1 and 3: the configurations of each profile, what a run measures, and the rows of
-the tables."""
+"""Algorithm 1 and Tables 1 and 3: the configuration of each profile, and what one run measures."""
 
 from __future__ import annotations
 

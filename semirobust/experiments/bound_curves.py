@@ -87,7 +87,7 @@ def training_of(record: runs.Record) -> str:
 
 
 def bound(record: runs.Record, layer: str) -> Bound:
-    """What a record says of one layer; ValueError where it has no such layer."""
+    """The bound of one layer in a record. Raises ValueError where it has no such layer."""
     layers = record.metrics["layers"]
     if layer not in layers:
         raise ValueError(f"{record.path.name} has no layer {layer!r}; it has {', '.join(layers)}")

@@ -171,7 +171,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """What a run spends.
+    """The effort of a run.
 
     per_class: training images of each class besides the points, as far as there are so many. hidden: width of
     an MLP. epochs, train_steps: of the training of a readout, train_steps those of its attack. steps,

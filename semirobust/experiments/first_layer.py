@@ -1,4 +1,4 @@
-"""What the paper on fixed feature extractors says about the first linear layer (Section 4.2, Figures 2 and
+"""Sentences of the paper on fixed feature extractors about the first linear layer (Section 4.2, Figures 2 and
 7), held against stored bounds.
 
 The paper prints curves and sentences, no numbers. Each sentence is split into checks of two or more curves,

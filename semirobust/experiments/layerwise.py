@@ -77,7 +77,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What a trial of Algorithm 1 fine-tunes f_b with."""
+    """How a trial of Algorithm 1 fine-tunes f_b."""
 
     config: TrainConfig
     limit: int

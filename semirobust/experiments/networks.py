@@ -1,5 +1,4 @@
-"""Which networks the experiments share, and how they come to be: trained once, kept in the cache, or read
-from ``weights/``."""
+"""Networks that the experiments share: committed ones, cached ones, or trained now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which measure of dependence, if any, predicts that fine-tuning f_b succeeds?
+"""A test of whether any measure of dependence predicts that fine-tuning f_b succeeds.
 
 Algorithm 1 of arXiv 2307.03803 records one dependence after success. Here trials that succeed and trials that
 fail are logged alike: at every epoch every measure of `semirobust.dependence` on every layer of f_b, on

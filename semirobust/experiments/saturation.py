@@ -1,4 +1,4 @@
-"""Does the estimator's cap explain the printed difference between CIFAR-10 and CIFAR-100?
+"""A test of whether the estimator's cap explains the printed difference of CIFAR-10 and CIFAR-100.
 
 The printed dependences of early layers (arXiv 2307.03803, Table 1) are larger on CIFAR-10, which has 1,000
 test images of a class, than on CIFAR-100, which has 100; the paper credits the diversity of features. But no

@@ -153,7 +153,7 @@ def points(config: ChainConfig) -> tuple[Array, Array]:
 
 
 def chain(model: nn.Module, layer: str) -> Chain:
-    """What a layer computes, compiled; the identity for "input"."""
+    """The map of a layer, compiled; the identity for "input"."""
     if layer == "input":
         return Chain([(np.eye(math.prod(SHAPE)), np.zeros(math.prod(SHAPE)))], rectified=False)
     return extractors.as_chain(model, SHAPE, upto=layer)

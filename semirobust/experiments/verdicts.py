@@ -1,4 +1,4 @@
-"""The verdicts on single images, as results store them: for paired differences and intervals."""
+"""Verdicts on single images as results store them, for paired differences and intervals."""
 
 from __future__ import annotations
 

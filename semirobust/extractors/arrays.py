@@ -38,7 +38,7 @@ def as_reals(values: Any, name: str) -> Array:
             raise TypeError
         return array.astype(np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is no array of real numbers; pass a NumPy array or a tensor") from None
+        raise TypeError(f"{name} is not a real array; pass a NumPy array or a tensor") from None
 
 
 def check_pairs(u: Any, v: Any, inputs: int) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The graph of a network, node by node, as a chain of ReLU layers (`chain`)."""
+"""The compiler from the graph of a network, node by node, to a chain of ReLU layers (`chain`)."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ class _Compiler:
         kind = self._modules[name] if node.op == "call_module" else node.target
         kind = type(kind).__name__ if isinstance(kind, nn.Module) else getattr(kind, "__name__", kind)
         remedy = f"; upto={_name(self._previous)!r} stops before it" if self._previous is not None else ""
-        return ValueError(f"layer {name} ({kind}) is no part of a chain of ReLUs{why and ': '}{why}{remedy}")
+        reason = f"{why and ': '}{why}{remedy}"
+        return ValueError(f"layer {name} ({kind}) cannot be part of a chain of ReLUs{reason}")
 
 
 def module_of(node: fx.Node, modules: dict[str, nn.Module], args: Any, kwargs: Any) -> Any:

@@ -104,7 +104,7 @@ def as_layers(
         depth: a first layer that is a convolution comes as a `ConvOperator`, with ``depth=1`` only.
 
     Raises:
-        ValueError: a network that is no chain of linear layers and ReLUs up to ``depth``, naming the layer;
+        ValueError: a network that is not a chain of linear layers and ReLUs up to ``depth``, naming it;
             a depth or a shape that does not fit.
     """
     if depth is not None and depth < 1:

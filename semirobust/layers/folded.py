@@ -1,4 +1,4 @@
-"""A network as float64 layers that pass on differences of their inputs: what the bounds can treat."""
+"""A copy of a network without BatchNorm, in float64 by default, for the bounds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ChannelAffine(nn.Module):
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, Normalize)
 AFFINE = (nn.Linear, nn.Conv2d, ChannelAffine)
-#: functions and methods that do the same as a module made from their arguments
+#: functions and methods that do the same as a module built from their arguments
 AS_MODULE: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), nn.ReLU),
     **dict.fromkeys((F.tanh, torch.tanh, "tanh"), nn.Tanh),
@@ -61,9 +61,9 @@ MEANS = ("mean", torch.mean)
 def folded(model: nn.Module, *, dtype: torch.dtype = torch.float64) -> fx.GraphModule:
     """A copy of ``model`` in evaluation mode without BatchNorm: the same function of weights and biases.
 
-    A BatchNorm behind a convolution is folded into it; any other, and the input normalisation, becomes a
-    ``ChannelAffine`` layer. Module names are the model's own; the model is left as found. Raises
-    ``ValueError`` as ``layers.trace``.
+    A BatchNorm behind a convolution is folded into it. Any other BatchNorm, and the input normalisation,
+    becomes a ``ChannelAffine`` layer. Module names are those of the model, which is left as found. Raises
+    ``ValueError`` as ``layers.trace`` does.
     """
     traced = trace(model)
     pairs = fold(traced)

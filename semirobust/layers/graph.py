@@ -1,4 +1,4 @@
-"""The data flow of a network: its modules in order of execution, its weight layers, a cut through it.
+"""The data flow of a network: its modules in order of execution, its weight layers, and cuts through it.
 
 The paper (arXiv 2307.03803, section 3.1) counts convolutional and linear modules. ResNet-18 has 18 of them on
 its main path; its three 1x1 shortcut convolutions run beside it.
@@ -45,7 +45,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
 
 def attribute(model: nn.Module, name: str) -> Any:
-    """What ``model`` holds under the dotted ``name``, None if nothing."""
+    """The attribute of ``model`` with the dotted ``name``; None if there is none."""
     owner, _, field = name.rpartition(".")
     return getattr(model.get_submodule(owner), field, None)
 

@@ -1,12 +1,17 @@
 """Outputs of the layers of a network: all at once, in batches, or one layer after the other.
 
-`edge_batches` is the EDGE estimate (`semirobust.edge`) of such outputs where they are too large to hold. The
-estimator needs two passes: the first finds the standard deviation of every coordinate, the second projects
-each sample to at most log2(n / 10) coordinates, from which the cells are made. So samples can come in
-batches, twice, and memory is O(batch * d + n log n) for samples of d numbers, instead of O(n * d). In
-WideResNet-34-10 each convolution of the first group gives 163,840 numbers for an image: 655 MB for 1,000
-images in single precision, 168 MB for a batch of 256. The numbers are those of the data in one piece, up to
-the rounding of sums.
+The outputs are those of the modules themselves, before normalisation and activation, and flattened.
+`activations` collects them for all images. `each_output` passes them to a function batch by batch, for layers
+that are too large to hold. `Features` and `layer_features` are frozen copies of the part of a network that
+computes them.
+
+`edge_batches` is the EDGE estimate (`semirobust.edge`) for outputs that are too large to hold. The estimator
+needs two passes. The first finds the standard deviation of every coordinate. The second projects each sample
+to at most log2(n / 10) coordinates, from which the cells are made. So samples can come in batches, twice, and
+memory is O(batch * d + n log n) for samples of d numbers, instead of O(n * d). In WideResNet-34-10 each
+convolution of the first group gives 163,840 numbers for an image: 655 MB for 1,000 images in single
+precision, 168 MB for a batch of 256. The estimate is the same as for the data in one piece, up to the
+rounding of sums.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ def edge_batches(batches: Iterable[tuple[Samples, Samples]], **edge_options: Any
 
     Raises:
         ValueError, TypeError: as `edge.edge`, and for batches that can be read only once, that differ in d
-            or that are others in the second reading.
+            or that change between the two readings.
     """
     options = EdgeOptions(**edge_options)
     if isinstance(batches, Iterator):
@@ -68,7 +73,7 @@ def edge_batches(batches: Iterable[tuple[Samples, Samples]], **edge_options: Any
 def count_runs(model: nn.Module, images: torch.Tensor, names: Sequence[str]) -> dict[str, int]:
     """How often each of the modules `names` runs in a forward pass, found with the first of `images`.
 
-    Raises ``ValueError`` for a name that is no module of the model, or that does not run.
+    Raises ``ValueError`` for a name that is not a module of the model, or that does not run.
     """
     known = dict(model.named_modules())
     if unknown := [name for name in names if name not in known]:
@@ -93,13 +98,13 @@ def each_output(
     """Call see(name, output [b, d]) for every batch of images and every module of `runs`.
 
     The outputs are those of the modules themselves, before normalisation and activation, flattened: arrays,
-    or tensors on the CUDA device of the model. Each is shown as soon as it is there, so that a
-    network's outputs need not be held together, and is not to be kept: an activation in place overwrites it.
-    Of a module that runs more than once the last output counts; `runs` is from `count_runs`. The model runs
+    or tensors on the CUDA device of the model. Each is passed on as soon as it is computed, so
+    that a network's outputs need not all be in memory. Do not keep it: an in-place activation overwrites it.
+    If a module runs more than once, its last output counts; `runs` is from `count_runs`. The model runs
     in evaluation mode. It and the global random states are left as found, so two calls show the same outputs.
 
     Raises ``ValueError`` for no images, a batch_size below 1, a module whose output is not one row for each
-    image, and one that ran another number of times than `runs` says.
+    image, and one that did not run as often as `runs` says.
     """
     if len(images) == 0 or batch_size < 1:
         raise ValueError(
@@ -154,7 +159,7 @@ def _device(model: nn.Module, images: torch.Tensor) -> torch.device:
 
 
 def model_outputs(model: nn.Module, images: torch.Tensor, *, batch_size: int = 256) -> torch.Tensor:
-    """What the model gives for images [N, ...], batch by batch and without gradients: [N, K] on the CPU."""
+    """Outputs of the model for images [N, ...], batch by batch and without gradients: [N, K] on the CPU."""
     device = device_of(model)
     with torch.no_grad():
         return torch.cat([model(part.to(device)).cpu() for part in images.split(batch_size)])
@@ -166,8 +171,8 @@ def activations(
     """Outputs of the modules ``names``, flattened: float32 [N, d] on the CPU, for images [N, ...] in [0, 1].
 
     The outputs are those of the modules themselves, before normalisation and activation. The model runs in
-    evaluation mode and is left as found; of a module that runs more than once the last output counts. Raises
-    ``ValueError`` for a name that is no module of the model, or that did not run, and for no images.
+    evaluation mode and is left as found. If a module runs more than once, its last output counts. Raises
+    ``ValueError`` for a name that is not a module of the model, or that did not run, and for no images.
     """
     if len(images) == 0 or batch_size < 1:
         raise ValueError(
@@ -207,9 +212,9 @@ def activations(
 class Features(nn.Module):
     """Outputs of the modules ``layers``, flattened: images [N, ...] in [0, 1] -> tuple of float32 [N, d_l].
 
-    A frozen copy of that part of ``model`` which they need, in evaluation mode for good; ``model`` is left as
-    found and may be trained further. Raises ``ValueError`` for no layer, a layer named twice, one that is no
-    module without submodules or does not run, and as ``layers.trace`` does.
+    A frozen copy of the part of ``model`` that they need, always in evaluation mode. ``model`` is left as
+    found and may be trained further. Raises ``ValueError`` for no layer, a layer named twice, a layer that
+    has submodules or does not run, and as ``layers.trace`` does.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
@@ -237,7 +242,7 @@ class Features(nn.Module):
         super().train(False)
 
     def train(self, mode: bool = True) -> Features:
-        """Nothing: the copy stays in evaluation mode."""
+        """Do nothing: the copy stays in evaluation mode."""
         return self
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -255,7 +260,7 @@ def layer_features(model: nn.Module, layer: str) -> nn.Module:
     if layer not in known:
         raise ValueError(f"no weight layer is called {layer!r}; probe {INPUT} or one of {', '.join(known)}")
     traced = trace(model)
-    # of a module that runs more than once the last output counts, as in `layers.activations`
+    # if a module runs more than once, its last output counts, as in `layers.activations`
     stop = [node for node in traced.graph.nodes if node.op == "call_module" and node.target == layer][-1]
     below = copy.deepcopy(subgraph(traced, None, stop))
     return nn.Sequential(below, nn.Flatten()).eval().requires_grad_(False)

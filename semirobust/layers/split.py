@@ -1,6 +1,4 @@
-"""Weight layers in data-flow order, the split of a network into f_a and f_b, activations, and the state
-guard.
-"""
+"""The split of a network into f_a and f_b: freezing f_a, replacing f_b, and both as functions."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ class Split:
         The modules of f_a go to evaluation mode at each call, whoever switched them back to training (attack
         libraries do). ``batch_statistics`` is the authors' variant: its BatchNorms normalise with the
         statistics of the batch while the model is in training mode, and their buffers are put back after each
-        call. Gradients that the parameters of f_a still hold are dropped, so that no optimizer moves them. A
+        call. Gradients left on the parameters of f_a are dropped, so that no optimizer moves them. A
         copy of a frozen model is frozen.
         """
         self.unfreeze_a()
@@ -65,7 +63,7 @@ class Split:
         self._trainable = {name: p.requires_grad for name, p in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(False)
-            parameter.grad = None  # weight decay and momentum move whatever has a gradient, be it zero
+            parameter.grad = None  # weight decay and momentum move any parameter with a gradient, even zero
         for name in self.modules_a:
             module = self.model.get_submodule(name)
             if self.model.training and not module.training:
@@ -117,8 +115,8 @@ class Split:
     def functions(self) -> tuple[nn.Module, nn.Module]:
         """(f_a, f_b) as modules with ``model(x) == f_b(f_a(x))``, sharing the model's parameters.
 
-        What depends on the mode of the model itself (not of its layers) is as in evaluation mode. Raises
-        ``ValueError`` listing the valid cuts where the cut crosses a skip connection.
+        Code that depends on the mode of the model itself (not of its layers) behaves as in evaluation mode.
+        Raises ``ValueError`` listing the valid cuts where the cut crosses a skip connection.
         """
         traced = trace(self.model)
         graph = traced.graph
@@ -129,7 +127,7 @@ class Split:
             valid = [n for n in counts if len(crossing(graph, self.layers[-n])) == 1]
             raise ValueError(
                 f"the cut before {self.first_b} (n_fb={self.n_fb}) crosses a skip connection, "
-                f"so f_b is no function of f_a; valid n_fb: {', '.join(map(str, valid)) or 'none'}"
+                f"so f_b is not a function of f_a; valid n_fb: {', '.join(map(str, valid)) or 'none'}"
             )
         return subgraph(traced, None, values[0]), subgraph(traced, values[0], None)
 

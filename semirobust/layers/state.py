@@ -1,4 +1,4 @@
-"""The state guard, and activations, which are taken inside it."""
+"""A guard that restores a model and the global random states, and the device of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def preserve(model: nn.Module) -> Iterator[None]:
 
     Restores each module's training flag, each parameter's ``requires_grad`` and gradient, every buffer (bit
     for bit), and the global generators of torch (and CUDA), NumPy and ``random``. Inside, gradients start as
-    None, so that what a backward pass adds does not reach the ones kept. Parameters themselves are not
+    None, so that a backward pass does not add to the saved ones. Parameters themselves are not
     copied.
     """
     flags = [(module, module.training) for module in model.modules()]

@@ -1,7 +1,7 @@
 """A fast, approximate view of a model, for finding adversarial examples.
 
-An attack needs many gradients in the input and no exact logits: the verdict on what it finds is given by the
-untouched float32 model. The view folds every BatchNorm that follows a convolution into it (evaluation
+An attack needs many gradients in the input but no exact logits: the untouched float32 model gives the verdict
+on the points that it finds. The view folds every BatchNorm that follows a convolution into it (evaluation
 statistics), keeps its weights in ``channels_last`` layout, and computes in bfloat16 where the processor has
 instructions for it.
 """
@@ -38,8 +38,8 @@ class AttackView(nn.Module):
     """
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
-        """Raises ``ValueError`` (from ``layers.trace``) for a model whose forward depends on the values it
-        sees.
+        """Raises ``ValueError`` (from ``layers.trace``) for a model whose forward pass branches on the values
+        of its input.
         """
         super().__init__()
         self.training = False
@@ -81,7 +81,7 @@ class AttackView(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> AttackView:
-        """Nothing: a view stays in evaluation mode, whatever an attack library asks for."""
+        """Do nothing: a view stays in evaluation mode, even if an attack library switches it."""
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def attack_view(model: nn.Module, *, dtype: torch.dtype | None = None) -> Attack
 
 
 def fold(traced: fx.GraphModule) -> list[_Pair]:
-    """Take every BatchNorm that alone consumes a convolution out of the graph; list the weight layers left.
+    """Take each BatchNorm that alone uses a convolution out of the graph; list the weight layers left.
 
     Only plain layers that run once and share their weights with nothing are touched: a subclass may compute
     something else.

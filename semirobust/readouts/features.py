@@ -1,4 +1,4 @@
-"""What a linear readout reads: the outputs of weight layers side by side, [n, d], never all of them at once.
+"""Features of a linear readout: outputs of weight layers side by side, [n, d], never all held at once.
 
 ``Activations`` computes a block of columns, or of rows, each time it is asked for one, so that n x n and
 d x d matrices of inner products need no more memory than the blocks; ``Matrix`` is the same over a matrix in

@@ -1,4 +1,4 @@
-"""How much of its own targets Algorithm 2 hands back, in closed form for features that know nothing.
+"""The leak of targets through Algorithm 2: in closed form for features that carry no information.
 
 On its k-th batch of B images, of full row rank, the average of K batch-wise solutions predicts
 F_k w = (Y_k + sum over l != k of F_k F_l^+ Y_l) / K: the target itself comes back. For independent standard

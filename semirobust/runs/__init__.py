@@ -4,8 +4,8 @@ A configuration is a frozen dataclass whose fields JSON can hold. Its hash names
 ``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``.
 
 store       ``run``, ``find``, ``stored``, ``network``, ``reference_weights``, ``collate``
-storage     JSON and safetensors with checksums; damaged files are named
-files       whole files or none, and locks between processes
+storage     JSON and safetensors with checksums; an error that names a damaged file
+files       atomic writing of files, and locks between processes
 provenance  hashes of configurations; versions, machine and commit of a run
 markdown    rows as a Markdown table
 """

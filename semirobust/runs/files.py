@@ -1,8 +1,7 @@
-"""Files that are whole or not there, and a lock: `storage` offers both, this half imports nothing heavy.
+"""Atomic writing of files, and a lock between processes.
 
 Every file is written under a temporary name in its own folder, flushed to the disk, and then renamed over
-the old one, so that a process killed at any moment leaves either the old file or the new one, never half of
-it.
+the old one. So a process killed at any moment leaves either the old file or the new one, never half of it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Path],
         _remove_stale(path)
         try:
             temporary.touch()
-            mode = temporary.stat().st_mode  # what the user's umask says: some writers make private files
+            mode = temporary.stat().st_mode  # as the user's umask sets it: some writers make private files
             if callable(content):
                 content(temporary)
             else:
@@ -44,7 +43,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | Callable[[Path],
             _flush(temporary)
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)  # there only if something above failed
+            temporary.unlink(missing_ok=True)  # still there only if something above failed
         _flush(path.parent)
     return path
 
@@ -90,12 +89,12 @@ def _explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(path: str | os.PathLike[str], timeout: float | None = None) -> Iterator[None]:
-    """Only one process (and one thread) at a time is inside ``with lock(path)``.
+    """Lets only one process (and one thread) at a time into ``with lock(path)``.
 
     `path` is what is protected, and need not exist: the lock is the file ``.NAME.lock`` beside it, removed on
-    release. The system releases it when its process ends, however that happens. Not re-entrant. Waits for
-    `timeout` seconds (None: for ever), then raises TimeoutError naming the process that holds it. Raises
-    OSError, as `write_atomic`, for a folder it cannot write.
+    release. The system releases it when its process ends, for whatever reason. Not re-entrant. Waits for
+    `timeout` seconds (None: forever), then raises TimeoutError naming the process that holds it. Raises
+    OSError, as `write_atomic` does, for a folder that cannot be written.
     """
     path = Path(path)
     name = path.with_name(f".{path.name}.lock")
@@ -116,5 +115,5 @@ def lock(path: str | os.PathLike[str], timeout: float | None = None) -> Iterator
         yield
     finally:
         with suppress(OSError):
-            name.unlink()  # before the release: a waiter sees that the file it waited for has lost its name
+            name.unlink()  # before the release: a waiting process notices that its file has been removed
         guard.release()

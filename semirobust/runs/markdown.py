@@ -1,4 +1,4 @@
-"""Rows of a table as Markdown."""
+"""Rows of results as a Markdown table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def markdown_table(
     columns: Mapping[str, str],
     formats: Mapping[str, str] | None = None,
 ) -> str:
-    """A Markdown table: one line per row, `columns` giving each key and its heading in order.
+    """A Markdown table with one line per row; `columns` gives each key and its heading, in order.
 
     `formats` gives format specifications such as ``.1f`` by key; a pair or list of numbers is shown as an
     interval, its two ends in that format. A value that a row lacks (or that is None) is a dash. Columns of
     numbers are aligned to the right. Raises KeyError for a column that no row has, and for a format of a
-    column that is not there: a misspelt key never becomes a column of dashes.
+    column that is not there, so that a misspelt key never becomes a column of dashes.
     """
     formats = formats or {}
     there = set().union(*rows) if rows else set(columns)

@@ -1,7 +1,7 @@
-"""What identifies a run, and how it was made: the hash of its configuration, versions, machine, commit.
+"""Identity and origin of a run: the hash of its configuration; versions, machine, commit and time.
 
 A configuration is a frozen dataclass whose fields JSON can hold. Its hash is the sha256 of its canonical
-JSON, with every default filled in and every field without a meaning for the numbers left out.
+JSON, with every default filled in and every field that does not change the numbers left out.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def canonical(config: Any) -> dict[str, Any]:
     """The configuration as plain values: its class name under ``class``, then every meaningful field.
 
     Nested dataclasses are treated alike; tuples become lists. Fields declared with
-    ``field(metadata={"semantic": False})`` (device, number of threads, folders) are left out, and those with
-    ``metadata={"later": True}``, which came after results were stored, while they have their default. Raises
-    TypeError for anything but a frozen dataclass of values that JSON can hold, ValueError for a field that
-    is NaN.
+    ``field(metadata={"semantic": False})`` (device, number of threads, folders) are left out. Fields with
+    ``metadata={"later": True}`` were added after results had been stored; they are left out while they have
+    their default. Raises TypeError for anything but a frozen dataclass of values that JSON can hold,
+    ValueError for a field that is NaN.
     """
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"a configuration is an instance of a frozen dataclass, not {config!r}")
@@ -78,7 +78,7 @@ def _canonical_value(value: Any, where: str) -> Any:
 
 
 def config_hash(config: Any) -> str:
-    """12 hexadecimal digits that name the configuration (errors as `canonical`)."""
+    """12 hexadecimal digits that name the configuration (errors as in `canonical`)."""
     text = storage.json_text({"schema": SCHEMA, "config": canonical(config)}, indent=None)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -117,7 +117,7 @@ def _cpu_name() -> str:
 
 def _git_state() -> dict[str, Any] | None:
     if paths.checkout() is None:
-        return None  # an installed copy: whatever repository surrounds it is not ours
+        return None  # an installed copy: a repository around it is not the one of this code
     try:
         commit, changes = (
             subprocess.run(

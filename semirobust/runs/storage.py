@@ -1,11 +1,12 @@
-"""Files that are whole or not there: atomic writes, strict JSON, tensors with a checksum, a lock.
+"""JSON and safetensors files: strict, written atomically, and checked when read.
 
-A process killed at any moment leaves either the old file or the new one, never half of it (`write_atomic`).
-What is read back is checked; a damaged file raises `CorruptFile`, which names the file and says what to do.
+A process killed at any moment leaves either the old file or the new one, never half of it
+(`files.write_atomic`). Tensors are stored with a checksum. A damaged file raises `CorruptFile`, which names
+the file and says what to do.
 
-JSON has no word for a float that is not finite, and `null` would not say which one it was. Such a float is
-kept without loss as ``{"$float": "nan"}``, ``{"$float": "inf"}`` or ``{"$float": "-inf"}``: a vacuous
-(infinite) bound stays what it is, every file is valid JSON, and `read_json` gives the float back.
+JSON cannot write a float that is not finite, and `null` would not tell which one it was. Such a float is
+stored without loss as ``{"$float": "nan"}``, ``{"$float": "inf"}`` or ``{"$float": "-inf"}``. So a vacuous
+(infinite) bound stays infinite, every file is valid JSON, and `read_json` gives the float back.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class CorruptFile(ValueError):
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same value as JSON holds it: scalars become numbers; arrays, tensors and tuples become lists."""
+    """The same value in JSON types: scalars become numbers; arrays, tensors and tuples become lists."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -87,10 +88,10 @@ def _refuse(word: str) -> float:
 
 
 def json_text(value: Any, *, indent: int | None = 1) -> str:
-    """Canonical JSON: sorted keys, floats in `repr` (they read back exactly), non-finite floats as said
-    above.
+    """Canonical JSON: sorted keys, and floats in `repr`, which read back exactly.
 
-    NumPy and torch values become numbers and lists. Raises TypeError, naming the place, for anything else.
+    Floats that are not finite are written as the docstring of this module says. NumPy and torch values become
+    numbers and lists. Raises TypeError, naming the place, for anything else.
     """
     separators = None if indent is not None else (",", ":")
     content = _plain(value, "value")
@@ -109,7 +110,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     content = Path(path).read_bytes()
     try:
         return json.loads(content.decode(), object_hook=_untag, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or not ours
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or not written by write_json
         raise CorruptFile(path, str(error)) from error
 
 
@@ -125,7 +126,7 @@ def save_tensors(
     `metadata` is any mapping that JSON can hold. The same tensors and metadata give the same bytes. Tensors
     that share memory are written as separate copies.
     """
-    # one owned, contiguous copy on the CPU: the file is a snapshot, whatever trains on meanwhile
+    # one owned, contiguous copy on the CPU: the file is a snapshot, even if training goes on meanwhile
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -139,7 +140,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
     Raises FileNotFoundError, or CorruptFile where the file is truncated, is not safetensors, or differs
     from its checksum. A file not made by `save_tensors` has no checksum: only its header is checked, and
-    its metadata is returned as it stands.
+    its metadata is returned unchanged.
     """
     path = Path(path)
     if not path.is_file():

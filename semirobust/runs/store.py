@@ -1,9 +1,9 @@
-"""Runs and their results: profiles, one JSON per run, resume, and the cache of trained networks.
+"""The store of results and trained networks: one JSON per run, and a cache of networks.
 
 A configuration is a frozen dataclass whose fields JSON can hold. Its hash names the result
-``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``; a result that is
-already there is loaded, not computed. Two processes that want the same thing compute it once; a damaged
-file is reported, kept aside as ``*.corrupt`` and made again. The folders are those of `paths`.
+``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``. A result that is already
+there is loaded, not computed. If two processes want the same result, only one computes it. A damaged file is
+reported, renamed to ``*.corrupt`` and computed again. The folders are those of `semirobust.paths`.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def run(
     profile: str,
     force: bool = False,
 ) -> Record:
-    """The stored result of ``function(config)``, computed now if it is not there (or if `force`).
+    """The stored result of ``function(config)``; computed now if there is none, or if `force`.
 
     `function` returns a mapping that JSON can hold (NumPy and torch values are converted). If it raises,
-    the exception goes on, nothing is stored as a result, and the traceback is kept beside it as
+    the exception is passed on, no result is stored, and the traceback is kept in the same folder as
     ``HASH.error.json`` until the run succeeds. Raises ValueError for an unknown profile, TypeError for a
     bad configuration, and OSError for a folder that cannot be written, all before any work starts.
     """
@@ -87,18 +87,18 @@ def run(
 
 
 def find(experiment: str, profile: str) -> list[Record]:
-    """All stored runs of an experiment, in the order of their hashes; none where it was not run.
+    """All stored runs of an experiment, in the order of their hashes; empty if it was not run.
 
-    Raises CorruptFile where one of them is damaged: a table never silently lacks a row.
+    Raises CorruptFile if one of them is damaged, so that a table never silently lacks a row.
     """
     folder = _experiment_folder(experiment, profile)
     return [_load(path) for path in sorted(folder.glob("*.json")) if re.fullmatch(r"[0-9a-f]{12}", path.stem)]
 
 
 def stored(config: Any, *, experiment: str, profile: str) -> Record | None:
-    """The stored run of one configuration; None where there is none. Computes nothing, reads no other run.
+    """The stored run of one configuration; None if there is none. Computes nothing, reads no other run.
 
-    Raises CorruptFile where it is damaged or holds another configuration.
+    Raises CorruptFile if it is damaged or holds another configuration.
     """
     path = _experiment_folder(experiment, profile) / f"{config_hash(config)}.json"
     return _load(path, canonical(config)) if path.is_file() else None
@@ -159,9 +159,9 @@ def _load(path: Path, expected: dict[str, Any] | None = None) -> Record:
 
 
 def _stored(path: Path, load: Callable[[], T], discard: bool = False) -> T | None:
-    """What is stored at `path`, or None.
+    """The result of `load` for the file at `path`, or None.
 
-    A damaged file counts as none; with `discard` it is also reported and moved aside.
+    A damaged file counts as missing; with `discard` it is also reported and moved aside.
     """
     try:
         return load()
@@ -185,10 +185,10 @@ def network(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The trained network of a configuration, cached or trained now: (state dict on the CPU, metadata).
 
-    ``train(config, checkpoints)`` returns a state dict, or a pair of it and a log (a mapping that JSON can
-    hold). ``checkpoints`` is a folder of its own, which outlives a killed training and is removed after a
-    finished one. The metadata holds ``config``, ``log``, ``wall_time_s`` (of the last, resumed call), the
-    versions and the machine, and ``sha256``, the checksum of the cached file. Errors as `run`.
+    ``train(config, checkpoints)`` returns a state dict, or a state dict and a log (a mapping that JSON can
+    hold). ``checkpoints`` is a folder for this training only; it stays if the training is killed, and is
+    removed when it has finished. The metadata holds ``config``, ``log``, ``wall_time_s`` (of the last,
+    resumed call), the versions and the machine, and ``sha256``, the checksum of the cached file. Errors as in `run`.
     """
     expected = canonical(config)
     path = cache_root() / f"{config_hash(config)}.safetensors"
@@ -219,7 +219,7 @@ def network(
 def committed_weights() -> dict[str, str]:
     """Name -> sha256 of each committed network, from ``weights/SHA256SUMS`` in the package.
 
-    Raises FileNotFoundError where that list is missing.
+    Raises FileNotFoundError if that list is missing.
     """
     sums = weights_root() / "SHA256SUMS"
     if not sums.is_file():
@@ -229,10 +229,10 @@ def committed_weights() -> dict[str, str]:
 
 
 def reference_weights(name: str) -> dict[str, Tensor]:
-    """The float32 state dict of a committed network, ``weights/NAME.safetensors`` (in half precision there).
+    """The float32 state dict of a committed network, ``weights/NAME.safetensors`` (stored in half precision).
 
     Raises ValueError for a name that is not listed in ``weights/SHA256SUMS``, FileNotFoundError
-    where a listed file is missing, and CorruptFile where its checksum is another.
+    if a listed file is missing, and CorruptFile if its checksum differs.
     """
     listed = committed_weights()
     if name not in listed:

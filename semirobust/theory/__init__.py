@@ -9,7 +9,7 @@ corrected     the corrected bounds that stand in place of Theorem 2
 proof_steps   the steps of the printed proofs, (22) to (24), evaluated
 connectivity  linear connectivity: Lemma 2 and Theorem 3 as sums over paths
 gaussian      Gaussian chains in closed form
-checks        what is asked of points, layers and attacks
+checks        checks of points, layers and attacks
 """
 
 from __future__ import annotations

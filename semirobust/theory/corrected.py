@@ -1,4 +1,4 @@
-"""What does hold in place of Theorem 2 of arXiv 2307.03803, on finite models: five lower bounds.
+"""Five lower bounds that hold in place of Theorem 2 of arXiv 2307.03803, on finite models.
 
 The printed theorem adds dependencies I(Z_{j-1}; Z_j | y) to a robust correlation. No function of the two
 bounds the robust correlation of the next layer from below by more than 0 (``theory.no_go``). With |G| <= 1

@@ -1,9 +1,9 @@
 """Standard and adversarial training, resumable to the bit, and Algorithm 1.
 
 recipe       a training run's configuration; ``PAPER`` is the printed recipe
-loop         ``train`` and ``epochs``
+loop         ``train`` and ``epochs``; ``crop_and_flip``
 trades       the loss of TRADES
-checkpoint   what a training run goes on from
+checkpoint   training checkpoints
 algorithm_1  Algorithm 1 of arXiv 2307.03803: fine-tune f_b behind a frozen robust f_a*
 """
 

@@ -1,23 +1,24 @@
-"""Algorithm 1 of arXiv 2307.03803: fine-tune f_b behind a frozen robust f_a* until the network is as robust
-as (f_a*, f_b*).
+"""Algorithm 1 of arXiv 2307.03803: fine-tuning of f_b behind a frozen robust f_a*.
 
-A trial grafts the standardly trained f_b onto f_a*, freezes f_a*, trains f_b adversarially and measures the
-network before fine-tuning (epoch 0) and after every epoch. It runs through all its epochs, so that one
-logged trajectory has two readings:
+The algorithm fine-tunes f_b until the network is as robust as (f_a*, f_b*). A trial grafts the standardly
+trained f_b onto f_a*, freezes f_a* and trains f_b adversarially. It measures the network before fine-tuning
+(epoch 0) and after every epoch. A trial always runs through all its epochs, so that one logged trajectory can
+be read in two ways:
 
 * ``printed``: the algorithm as printed. The *test* accuracy stops a trial, the largest test accuracy over
   epochs and trials is reported, and rho_j is the smallest dependence among the trials that succeeded (the
   largest of all where none did).
-* ``sound``: a *validation* part of the training set stops a trial and says which epoch counts; the test set
-  only reports.
+* ``sound``: accuracy on a *validation* part of the training set stops a trial and chooses the epoch that
+  counts; the test set is only used to report.
 
-``predicts_success`` asks the question that the algorithm does not: does dependence tell success from failure?
+``predicts_success`` answers a question that the algorithm leaves open: does dependence tell success from
+failure?
 
 Departures from the paper's text:
-1. A trial that stops early is not stopped here; what comes after its stop is logged and ignored by the
-   reading.
-2. Dependence is measured at every epoch, for failures too, always beside its within-class shuffled control,
-   and always on PGD-attacked test images.
+1. A trial that the paper would stop early runs on; the epochs after its stop are logged, and ignored by both
+   readings.
+2. Dependence is measured at every epoch, for failures too, always together with its within-class shuffled
+   control, and always on PGD-attacked test images.
 3. The BatchNorms of f_a* stay in evaluation mode; the authors' variant is ``batch_statistics=True``.
 4. k is 0 unless said otherwise (the paper: "as small as possible"), and the sound reading averages rho over
    all trials instead of taking the smallest value of the successes.
@@ -65,7 +66,7 @@ Trial = Sequence[Measurement]
 def semirobust(
     robust: nn.Module, standard_state: Mapping[str, torch.Tensor], n_fb: int
 ) -> tuple[nn.Module, Split]:
-    """(f_a*, f_b), a copy of ``robust`` with the last ``n_fb`` layers of the other; and its split."""
+    """(f_a*, f_b): a copy of ``robust`` with its last ``n_fb`` layers from ``standard_state``; its split."""
     model = copy.deepcopy(robust)
     split = Split(model, n_fb)
     split.graft_b(standard_state)
@@ -82,13 +83,13 @@ def trial(
     batch_statistics: bool = False,
     checkpoint: Path | None = None,
 ) -> Iterator[tuple[int, nn.Module]]:
-    """Yield (epoch, network) for (f_a*, f_b) at epoch 0 and for (f_a*, f_b~) after each epoch of adversarial
+    """Yield (epoch, network): (f_a*, f_b) at epoch 0, then (f_a*, f_b~) after each epoch of adversarial
     training.
 
-    ``robust`` is (f_a*, f_b*), left untouched; ``standard_state`` the state dict of (f_a, f_b); ``images``
-    what f_b is trained on; ``config`` must have an attack. ``batch_statistics``: the authors' variant of
-    freezing (see ``Split.freeze_a``). The yielded network goes on being trained: measure or copy it before
-    the next step. With a ``checkpoint`` that is there, the first pair yielded is its epoch and its network.
+    ``robust`` is (f_a*, f_b*) and is not changed; ``standard_state`` is the state dict of (f_a, f_b);
+    ``images`` are what f_b is trained on; ``config`` must have an attack. ``batch_statistics``: the authors'
+    variant of freezing (see ``Split.freeze_a``). The next step trains the yielded network further: measure or
+    copy it before. If the file ``checkpoint`` exists, the first pair yielded is its epoch and its network.
 
     Raises ``ValueError`` for n_fb out of range, a state dict of another shape, or a config without an attack.
     """
@@ -125,7 +126,7 @@ class Reading:
 
 
 def reaches(accuracy: float, acc_star: float, k: float) -> bool:
-    """Acc* - Acc <= k for shares of images: 58.5 % reaches 68.5 % less 10 points, though not in float64."""
+    """Acc* - Acc <= k, with a tolerance of 1e-9: 68.5 % - 58.5 % <= 10 % would be false in float64."""
     return acc_star - accuracy <= k + 1e-9
 
 
@@ -163,11 +164,11 @@ def printed(trials: Sequence[Trial], acc_star: float, attack: str, *, k: float =
 
 
 def sound(trials: Sequence[Trial], acc_star_validation: float, attack: str, *, k: float = 0.0) -> Reading:
-    """The same with the decision moved to validation images; test accuracies and dependences are means over
+    """Algorithm 1 with decisions made on validation images; test accuracies and dependences are means over
     trials.
 
-    A trial stops at the first epoch e >= 1 with Acc*_val - Acc_val <= k (a success), else counts at its best
-    validation epoch.
+    A trial stops at the first epoch e >= 1 with Acc*_val - Acc_val <= k (a success). A trial that
+    never gets there counts at its best validation epoch.
     """
     _check(trials, attack)
     stops = [
@@ -207,12 +208,15 @@ def _at(trial: Trial, epoch: int) -> Measurement:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Does a dependence tell success from failure? AUCs in [0, 1] (1/2: not at all); None where undefined.
+    """How well a dependence tells success from failure.
 
-    ``pooled``: over all logged epochs of all trials, the common start counted once. It describes and tests
-    nothing: both dependence and accuracy drift while f_b is trained, so any drift "predicts" success.
-    ``within``: over pairs of trials at the *same* epoch of which one is a success, which removes that drift.
-    ``p_value``: of ``within``, over the ``permutations`` ways to hand the trials' successes to each other;
+    AUCs are in [0, 1] (1/2: not at all); None where undefined.
+
+    ``pooled``: over all logged epochs of all trials, the common start counted once. It only describes, and is
+    no test: both dependence and accuracy drift while f_b is trained, so any drift "predicts" success.
+    ``within``: over pairs of trials at the *same* epoch of which exactly one is a success. This removes the
+    drift.
+    ``p_value``: of ``within``, over ``permutations`` reassignments of the trials' successes to the trials;
     with T trials it cannot be below 1 / T!.
     """
 
@@ -233,11 +237,11 @@ def predicts_success(
     permutations: int = 999,
     seed: int = 0,
 ) -> Prediction:
-    """How the dependence of pair ``layer`` (an index into ``dependence_bits``) goes with success at an epoch.
+    """How well the dependence of pair ``layer`` (an index into ``dependence_bits``) predicts success.
 
-    A success is Acc*_val - Acc_val <= k, on validation images. All permutations of the trials are taken where
-    there are at most ``permutations``, else that many random ones and the identity. Raises ``ValueError`` for
-    trials of different lengths or no trial.
+    A success at an epoch is Acc*_val - Acc_val <= k, on validation images. All permutations of the trials are
+    used if there are at most ``permutations``; else that many random ones and the identity. Raises
+    ``ValueError`` for trials of different lengths or no trial.
     """
     if not trials or len({len(trial) for trial in trials}) != 1:
         raise ValueError("trials of one and the same number of epochs are needed")

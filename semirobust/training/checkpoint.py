@@ -15,8 +15,9 @@ from semirobust.training.recipe import TrainConfig
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What one epoch left: accuracies in [0, 1] (``train`` on the inputs trained on), mean loss in nats,
-    seconds.
+    """The log of one epoch: mean loss in nats, accuracies in [0, 1], seconds.
+
+    ``train_accuracy`` is measured on the inputs trained on.
     """
 
     epoch: int
@@ -29,7 +30,7 @@ class EpochLog:
 
 @dataclass(frozen=True)
 class State:
-    """All that a step of training changes; ``parameters`` are those trained, by name."""
+    """Everything that a training step changes; ``parameters`` are the trained ones, by name."""
 
     model: nn.Module
     parameters: dict[str, nn.Parameter]
@@ -37,7 +38,7 @@ class State:
     generator: torch.Generator
 
     def save(self, path: Path, config: TrainConfig, logs: list[EpochLog]) -> None:
-        """Writes everything needed to go on, to the bit."""
+        """Writes everything needed to resume to the bit."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for name, parameter in self.parameters.items():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
@@ -48,14 +49,14 @@ class State:
         runs.save_tensors(path, tensors, metadata)
 
     def restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        """Takes up the tensors that ``read`` found. Raises ``ValueError`` for those of another network."""
+        """Loads the tensors that ``read`` returned. Raises ``ValueError`` for those of another network."""
         momenta = _under("momentum.", tensors)
         if not momenta.keys() <= self.parameters.keys():
             raise _other_network(path)
         load_weights(self.model, path, tensors)
         for name, momentum in momenta.items():
             parameter = self.parameters[name]
-            like = torch.empty_like(parameter)  # its layout too: another one may round differently
+            like = torch.empty_like(parameter)  # same memory layout too: another layout may round differently
             self.optimizer.state[parameter]["momentum_buffer"] = like.copy_(momentum)
         self.generator.set_state(tensors["generator"])
 
@@ -83,7 +84,7 @@ def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 def read(path: Path, config: TrainConfig) -> tuple[dict[str, torch.Tensor], list[EpochLog]]:
     """The tensors and the log in a checkpoint of ``config``.
 
-    Raises ``ValueError`` for another configuration, ``runs.CorruptFile`` for what is no checkpoint.
+    Raises ``ValueError`` for another configuration, ``runs.CorruptFile`` for a file that is no checkpoint.
     """
     tensors, metadata = runs.load_tensors(path)
     if not {"config", "logs"} <= metadata.keys() or "generator" not in tensors:

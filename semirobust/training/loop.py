@@ -1,6 +1,7 @@
 """Standard and adversarial training by the recipe of arXiv 2307.03803 (`recipe`), resumable to the bit.
 
-The inner attack is PGD in l-infinity (there) or l2, or the divergence of TRADES (`trades`).
+The inner attack is PGD in l-infinity (as in the paper) or in l2, or the inner maximisation of TRADES
+(`trades`). `crop_and_flip` augments the training images.
 
 Where this differs from a plain loop:
 1. Inner attacks run on the folded view of the model in evaluation mode (torchattacks does the latter too), in
@@ -8,8 +9,8 @@ Where this differs from a plain loop:
 2. A checkpoint holds weights, momentum, generator and log, and is written whole at the end of each epoch: a
    run that was killed and started again ends with the weights of an uninterrupted one (same machine, same
    number of threads).
-3. PGD accuracy on a fixed training batch is logged each epoch: catastrophic overfitting shows as its fall to
-   zero.
+3. PGD accuracy on a fixed training batch is logged each epoch: if it falls to zero, catastrophic overfitting
+   has set in.
 """
 
 from __future__ import annotations
@@ -72,13 +73,14 @@ def epochs(
     """Train ``model`` in place, yielding after each epoch (stop iterating to stop training).
 
     Only parameters that require a gradient are trained. With ``checkpoint`` (a .safetensors path) the state
-    is written there after each epoch and, if it is there already, taken up from it: finished epochs are not
-    yielded again. The model is in training mode while training and is left as found, but for what was learnt
-    (and for the layout of its weights in memory: channels_last, where that is safe).
+    is written there after each epoch. If the file exists already, training resumes from it, and finished
+    epochs are not yielded again. The model is in training mode while training. Afterwards its mode is as
+    before; only what was learnt has changed (and the memory layout of its weights: channels_last, where that
+    is safe).
 
     Raises ``ValueError`` for labels out of range or a checkpoint of another configuration or network,
     ``TrainingDiverged`` for a loss or a weight that is not finite (the last good checkpoint stays),
-    ``runs.CorruptFile`` for a damaged checkpoint; all but the loss before any step.
+    ``runs.CorruptFile`` for a damaged checkpoint. All but ``TrainingDiverged`` are raised before any step.
     """
     if len(images) < config.batch_size:
         raise ValueError(
@@ -186,7 +188,7 @@ def _diverged(what: str, config: TrainConfig, checkpoint: Path | None) -> Traini
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
-    """Dropout draws from the global generators only: the caller has forked them."""
+    """Seeds the global generators, the only ones that dropout draws from; the caller has forked them."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -241,7 +243,7 @@ def _epoch(
 
 
 def _as(layout: torch.memory_format, x: torch.Tensor) -> torch.Tensor:
-    """A copy: with one channel a tensor counts as contiguous in either layout, and convolutions go by its
+    """A copy in the layout; with one channel both layouts count as contiguous, but convolutions go by the
     strides."""
     return x.clone(memory_format=layout) if x.ndim == 4 else x
 
@@ -264,8 +266,10 @@ def _probe(
     config: TrainConfig,
     device: torch.device,
 ) -> tuple[float, float]:
-    """(clean, PGD) accuracy on the fixed training batch; PGD has the budget, step and norm trained with, or
-    is PGD-10 at 8/255.
+    """(clean, PGD) accuracy on the fixed training batch.
+
+    PGD has the budget, step size, number of steps and norm of training. For standard training it is PGD-10
+    at 8/255.
     """
     attack = config.attack or PGD()
     x, labels = images.batch(index).to(device), images.labels[index].to(device)
@@ -277,10 +281,10 @@ def _probe(
 
 
 def crop_and_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random crop of each image padded by an eighth of its side, and a random horizontal flip where there
-    are three channels.
+    """A random crop of each image, padded by an eighth of its side; RGB images are also randomly flipped.
 
-    [N, C, H, W] -> the same shape. Grey images (digits, clothes with a left and a right) are not flipped.
+    [N, C, H, W] -> the same shape. The flip is horizontal. Grey images (digits, and clothes with a left
+    and a right side) are not flipped.
     """
     n, channels, height, width = x.shape
     pad = max(1, height // 8)

@@ -1,9 +1,9 @@
 """The configuration of a training run and its learning rate: the recipe of arXiv 2307.03803, section 3.1.
 
 ``PAPER`` is the printed recipe: SGD, 120 epochs, rate 0.01 divided by 10 at epochs 40 and 80, weight decay
-5e-4, batch 512; adversarial training with PGD-10, eps 8/255, step 2/255. Two things are the authors' code's
-and not the paper's: momentum 0.9 and random crop and flip. ``short`` is a one-cycle schedule for machines
-without an accelerator.
+5e-4, batch 512; adversarial training with PGD-10, eps 8/255, step 2/255. Two settings come from the authors'
+code and not from the paper: momentum 0.9, and random crop and flip. ``short`` is a one-cycle schedule for
+machines without an accelerator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from semirobust.layers import fast_dtype
 class PGD:
     """The inner attack, in pixels of [0, 1], l-infinity."""
 
-    norm: ClassVar[str] = "linf"  # no field: stored runs are named by the fields
+    norm: ClassVar[str] = "linf"  # not a field: the fields are part of the names of stored runs
 
     eps: float = 8 / 255
     step: float = 2 / 255
@@ -39,7 +39,7 @@ class PGDL2:
     eps: float
     step: float
     steps: int = 10
-    norm: str = field(default="l2", init=False)  # a field: else it would look like PGD in a checkpoint
+    norm: str = field(default="l2", init=False)  # a field, so that a checkpoint can tell this from PGD
 
     def __post_init__(self) -> None:
         _check_budget(self.eps, self.step, self.steps)
@@ -52,7 +52,7 @@ class TRADES:
         cross-entropy(x, y) + beta * max KL(p(x) || p(x')) over x' in the ball around x.
 
     ``eps``, ``step``, ``steps``, ``norm``: the inner maximisation, in pixels of [0, 1]; ``beta``: 1 / lambda
-    there, 6 by default in the authors' code. The training accuracy logged is that on x. Raises
+    there, 6 by default in the authors' code. The logged training accuracy is that on x. Raises
     ``ValueError`` as ``PGDL2``, and for a ``beta`` that is negative or not finite or an unknown norm.
     """
 
@@ -77,7 +77,7 @@ def _check_budget(eps: float, step: float, steps: int) -> None:
         )
 
 
-#: what a network can be trained against
+#: the attacks that a network can be trained against
 Attack: TypeAlias = PGD | PGDL2 | TRADES
 
 

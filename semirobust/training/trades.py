@@ -1,11 +1,13 @@
-"""TRADES (Zhang et al. 2019, arXiv 1901.08573): the two halves of its Algorithm 1, from log-probabilities.
+"""The loss of TRADES (Zhang et al. 2019, arXiv 1901.08573): KL divergence and its inner maximisation.
+
+These are the two halves of Algorithm 1 of that paper, computed from log-probabilities:
 
     min  cross-entropy(x, y) + beta * max KL(p(x) || p(x')) over x' in the ball around x
 
 Where this differs from the authors' code:
-1. KL is computed from log-probabilities on both sides. Theirs passes the probabilities of x, whose logarithm
-   has no finite gradient once they underflow; here loss and gradient are finite for every finite logit.
-2. The start lies in the ball and in [0, 1]; theirs is projected after the first step only.
+1. KL is computed from log-probabilities on both sides. The authors pass the probabilities of x; once these
+   underflow, their logarithm has no finite gradient. Here loss and gradient are finite for all finite logits.
+2. The start lies in the ball and in [0, 1]. The authors project only after the first step.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ def maximise(
     attack: TRADES,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """x' of large KL(p(x) || p(x')) in the ball around x and in [0, 1]: [N, ...] -> [N, ...].
+    """Points x' with large KL(p(x) || p(x')), in the ball around x and in [0, 1]: [N, ...] -> [N, ...].
 
     Ascends from Gaussian noise around x, drawn from ``generator`` on the CPU. ``view`` should compute in
-    float32: bfloat16 gives x and the start the same logits for many images, and these never move.
+    float32: in bfloat16, x and the start have the same logits for many images, and these never move.
     """
     noise = torch.empty(x.shape).normal_(0, NOISE, generator=generator).to(x.device)
     start = project(x + noise, x, attack.eps, attack.norm)

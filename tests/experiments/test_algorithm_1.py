@@ -99,7 +99,7 @@ def outcome(store):
     pair = networks.pair(
         recipe, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
     )
-    fine_tune = algorithm_1._fine_tune(pair, epochs=1, lr=0.01, batch_size=32)
+    fine_tune = algorithm_1.fine_tuning(pair, epochs=1, lr=0.01, batch_size=32)
     plan = algorithm_1.Plan(
         "tiny", pair, (1, 4), 1, algorithm_1.Sizes(64, 100, 300, 20, steps=3, queries=20), fine_tune
     )

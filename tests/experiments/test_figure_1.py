@@ -19,7 +19,7 @@ RECIPE = training.short(1, lr=0.05, batch_size=64, augment=False)
 PAIR = networks.pair(
     RECIPE, PGD(0.1, 0.05, 2), dataset="digits", size=16, model="resnet18", width=2, holdout=100
 )
-TUNING = FineTuning(algorithm_1._fine_tune(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
+TUNING = FineTuning(algorithm_1.fine_tuning(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
 CONFIG = SizeConfig(PAIR, 4, TUNING, images=300, steps=1, queries=5, shuffles=1)
 
 

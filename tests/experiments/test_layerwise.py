@@ -23,7 +23,7 @@ PAIR = networks.pair(
     PGD(0.1, 0.05, 2),
     dataset="digits", size=16, model="resnet18", width=2, holdout=100,
 )  # fmt: skip
-TUNING = FineTuning(algorithm_1._fine_tune(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
+TUNING = FineTuning(algorithm_1.fine_tuning(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
 LAYERS = ("input", "conv1", "stages.3.1.conv1", "stages.3.1.conv2", "fc")
 
 

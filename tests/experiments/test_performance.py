@@ -28,7 +28,7 @@ PAIR = networks.pair(
     PGD(0.1, 0.05, 2),
     dataset="digits", size=16, model="resnet18", width=2, holdout=100,
 )  # fmt: skip
-TUNING = FineTuning(algorithm_1._fine_tune(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
+TUNING = FineTuning(algorithm_1.fine_tuning(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
 SIZES, EFFORT = Sizes(24, 24, 3), Effort((0.0, 1.0), lanczos=3, quadrature=5, ascent=4)
 
 

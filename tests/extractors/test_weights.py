@@ -380,7 +380,7 @@ class Attention(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (conv_net(nn.Sigmoid()), r"layer 3 \(Sigmoid\) is no part of a chain of ReLUs; upto='2' stops"),
+        (conv_net(nn.Sigmoid()), r"layer 3 \(Sigmoid\) cannot be part of a chain of ReLUs; upto='2' stops"),
         (conv_net(nn.ReLU(), nn.LeakyReLU(), nn.Flatten()), r"layer 4 \(LeakyReLU\).*upto='3' stops"),
         (conv_net(nn.InstanceNorm2d(3)), r"layer 3 \(InstanceNorm2d\)"),
         (Attention("matmul"), r"layer transpose \(transpose\).*upto='first' stops before it"),

@@ -1,4 +1,4 @@
-"""What the driver leaves under ``ROOT/build``, and its memory of what has passed, ``manifest.json``."""
+"""Outputs of a run under ``ROOT/build``, and ``manifest.json``, which remembers what has passed."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Methods that find collisions behind ReLU layers, and the proofs that they are collisions.
+"""Solvers that find collisions behind ReLU layers, and proofs that an exact collision exists.
 
-descent        the paper's Algorithms 1 and 2: descent over patterns of open units, and its repair
+descent        the paper's Algorithms 1 and 2: descent over patterns of open units, printed and repaired
 cone           the cone program of one pattern
 admm           the fast solver: splitting, then an active set, for a batch of pairs
-splitting      its first part: over-relaxed ADMM in float32
-active_set     its second part: the optimum on a pattern by pivoting
-equations      the linear systems of the active set
+splitting      the first part of `admm`: over-relaxed ADMM in float32
+active_set     the second part of `admm`: the optimum on a pattern by pivoting
+equations      the linear systems of `active_set`
 apgd           the attack baseline: Auto-PGD on the distance of features, then Newton steps
-enumeration    all patterns of a small network: the exact optimum
-proof          the verification of one pair in interval-like float64 arithmetic
+enumeration    the exact optimum, from all patterns of a small network
+proof          the verification of one pair, in float64 with bounds of all rounding errors
 batched_proof  the same for a batch of pairs
 """

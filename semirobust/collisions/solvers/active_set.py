@@ -1,15 +1,16 @@
-"""The cheapest collision of one pattern by an active-set method: what the cone program gives, much faster.
+"""An active-set method for the cheapest collision of one pattern: a much faster twin of the cone program.
 
 With the gates fixed, the programs of `cone` are, up to the square,
 
     max over l in [0, 1] of  min (l |a|^2 + (1 - l) |a'|^2) / 2
 
-over steps a, a' of the two points in the row space. Given l and the set of units whose pre-activation is held
-at zero, the inner minimum is a linear system in the forces on the units, with entries of R R^T, the products
-of the rows of the pre-activations. A unit whose force points the wrong way is let go, a unit whose sign is
-wrong is held: all of them at once while that helps, else one at a time (block principal pivoting: Judice and
-Pires, Computers and Operations Research 21, 1994), and l takes Newton steps on |a| = |a'| at the same time.
-It ends with the optimum to rounding, or is given up: then the cone program decides, if that is wanted.
+over steps a, a' of the two points in the row space. The forces are the multipliers of the constraints on the
+units. Given l and the set of units whose pre-activation is held at zero, the inner minimum is the solution of
+a linear system in the forces, with entries of R R^T, the products of the rows of the pre-activations. A held
+unit whose force has the wrong sign is released; a free unit whose pre-activation has the wrong sign is held.
+All of them change at once while that helps, else one at a time (block principal pivoting: Judice and Pires,
+Computers and Operations Research 21, 1994). At the same time l takes Newton steps towards |a| = |a'|. The
+method ends at the optimum, up to rounding, or gives up. Then the cone program decides, if that is wanted.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from semirobust.collisions.solvers.cone import Cell, solve, without
 from semirobust.collisions.solvers.equations import Equations, Side
 from semirobust.extractors import Array
 
-ROUNDS = 40  # systems for one pattern
+ROUNDS = 40  # at most so many systems for one pattern
 PATIENCE = 4  # rounds without fewer wrong units before they change one at a time
-WORST = 20  # such rounds with the worst unit; then the last one, which is slower, but ends
-AT_ZERO = 1e-7  # pre-activations of a given point up to this are zero
-EDGE = 1e-5  # l stays so far from 0 and 1: a point that is idle then is off by its square
+WORST = 20  # such rounds change the worst unit; later ones change the last, which is slower but ends
+AT_ZERO = 1e-7  # pre-activations of a given point up to this size count as zero
+EDGE = 1e-5  # l stays this far from 0 and 1; the error for an idle point is the square of this
 STEP = 0.2  # the largest change of l
 TOLERANCE = 1e-11  # of signs, relative
-BALANCED = 1e-10  # of |a|^2 = |a'|^2, relative
-NEAR = 1e-3  # changes of l below this leave the signs alone: they are looked at when it has settled
+BALANCED = 1e-10  # tolerance of |a|^2 = |a'|^2, relative
+NEAR = 1e-3  # while l changes by less, signs are not checked: they are checked once l has settled
 
 
 class Guess(NamedTuple):
-    """Where to start: l, and the units that are held at zero, one array over all layers for each point."""
+    """A starting point: l, and the units held at zero, one bool array over all layers for each point."""
 
     balance: float
     held_u: np.ndarray
@@ -52,7 +53,7 @@ class Start(NamedTuple):
 
     @classmethod
     def at(cls, network: Network, u: Array, v: Array) -> Start:
-        """At a collision (u, v), [d] each: units whose pre-activations are zero there are held at zero."""
+        """The start at a collision (u, v), [d] each: units at zero there are held at zero."""
         p_u, p_v = network.pre_activations(u), network.pre_activations(v)
         held_u, held_v = (np.abs(np.concatenate(values)) <= AT_ZERO for values in (p_u, p_v))
         return cls(network.pattern_of(p_u, p_v, AT_ZERO), Guess(0.5, held_u, held_v))
@@ -62,13 +63,13 @@ class _Part(NamedTuple):
     """One point of a pair on its gates."""
 
     side: Side
-    base: Array  # [n]: the pre-activations at the end of the pair
-    signs: Array  # [n]: 1 open, -1 closed, 0 where there is no ReLU: any sign will do
+    base: Array  # [n]: the pre-activations at the original point
+    signs: Array  # [n]: 1 open, -1 closed, 0 without ReLU: any sign is allowed
 
 
 class _Optimum(NamedTuple):
-    """Where the pivoting ends: forces [n], also as pulled into the first layer [n_1], the squares of both
-    steps, and the pre-activations [n] of both points.
+    """The end of the pivoting: forces [n], also as equivalent forces on the first layer [n_1], the squared
+    norms of both steps, and the pre-activations [n] of both points.
     """
 
     guess: Guess
@@ -84,10 +85,10 @@ class _Optimum(NamedTuple):
 
 
 class Polisher:
-    """Solves patterns of one network; calls have the form that `descend` expects.
+    """Solves patterns of one network. Calls have the form that `descend` expects.
 
-    The optimum of a pattern is where the next one starts; set `guess` to start elsewhere. `fallbacks` counts
-    the patterns that went to the cone program; without `rescue` these are given up.
+    Each pattern starts from the optimum of the one before; set `guess` to start elsewhere. `fallbacks` counts
+    the patterns on which this method failed. The cone program solves these, unless `rescue` is False.
     """
 
     def __init__(self, network: Network) -> None:
@@ -97,7 +98,7 @@ class Polisher:
         self._network = network
         cuts = np.cumsum([0, *(len(layer.bias) for layer in network.layers)]).tolist()
         self._slices = [slice(*pair) for pair in itertools.pairwise(cuts)]
-        self._ends: list[tuple[Array, Array]] = []  # of this pair, with the first pre-activations
+        self._ends: list[tuple[Array, Array]] = []  # u and v, each with its first pre-activations
         self._sides: dict[bytes, Side] = {}  # of the last pattern
 
     def __call__(self, network: Network, u: Array, v: Array, pattern: Pattern) -> Cell:
@@ -111,7 +112,7 @@ class Polisher:
         return self._cell(u, v, optimum)
 
     def _parts(self, pair: tuple[Array, Array], pattern: Pattern) -> list[_Part]:
-        """Both points on their gates. What the last pattern had in common with this one is kept."""
+        """Both points on their gates. Sides that the last pattern shares with this one are reused."""
         if not self._ends or any(end is not kept for end, (kept, _) in zip(pair, self._ends, strict=True)):
             weight, bias = self._network.layers[0]
             values = np.stack(pair) @ weight.T + bias
@@ -128,7 +129,7 @@ class Polisher:
         return parts
 
     def _cell(self, u: Array, v: Array, optimum: _Optimum) -> Cell:
-        """The optimum in the words of the cone program, whose objective is not squared."""
+        """The optimum as the `Cell` that the cone program would give; its objective is not squared."""
         balance = optimum.guess.balance
         epsilon = float(np.sqrt(max(optimum.squares)))
         scale = 1 / epsilon if epsilon > 0 else 0.0
@@ -158,12 +159,12 @@ class Polisher:
 
 
 def _pivot(first: _Part, second: _Part, joint: np.ndarray, guess: Guess | None) -> _Optimum | None:
-    """The held units and l of the optimum; None where there is none or none was found."""
+    """The optimum, or None where there is none or none was found."""
     count = len(first.base)
     apart = np.ones(count, bool)
     apart[joint] = False
     balance, held_u, held_v = guess or Guess(0.5, ~apart & False, ~apart & False)
-    # units that may be held; p = p' >= 0 is needed only once
+    # units that may be held; for joint units (p = p' >= 0) one of the two signs is enough
     free_u, free_v = first.side.varies & (first.signs != 0), second.side.varies & (second.signs != 0) & apart
     held_u, held_v = held_u & free_u, held_v & free_v
     size = TOLERANCE * (1 + max(np.abs(first.base).max(), np.abs(second.base).max()))
@@ -220,8 +221,10 @@ def _worst(
     *,
     last: bool,
 ) -> np.ndarray:
-    """bool [2 n]: one of the wrong units, the one with the largest share of all forces or pre-activations, or
-    the last one, which cannot go on for ever.
+    """bool [2 n]: one of the wrong units.
+
+    It is the one with the largest force or pre-activation, relative to the largest of all, or, with `last`,
+    the last one. Always choosing the last cannot cycle.
     """
     both = np.concatenate(wrong)
     chosen = np.flatnonzero(both)[-1]
@@ -235,7 +238,7 @@ def _worst(
 
 
 def _step(balance: float, squares: tuple[float, float], slope: float) -> float:
-    """The next l; the same where nothing is to be gained."""
+    """The next l; unchanged where the two steps are balanced or l is at its bound."""
     gap, total = squares[0] - squares[1], squares[0] + squares[1]
     if abs(gap) <= BALANCED * total:
         return balance

@@ -1,12 +1,12 @@
 """Collisions by alternating directions: a batched search for good patterns, then the optimum on each.
 
-`splitting` searches the patterns of many pairs at once. For each one found, `active_set`
-gives the optimum, and the descent of `descent` goes on from there; the cheapest collision that can
-be proved is kept. Where this does not improve on what is known already (the linear collision, or the one
-given), the descent starts there too; pairs without any candidate are searched again from other starts.
+`splitting` searches patterns for many pairs at once. `active_set` computes the optimum on each pattern found,
+and `descent` descends from there. The cheapest collision that can be proved is kept. Where it is no better
+than what is known already (the linear collision, or the one given), a descent starts there too. Pairs without
+any solved pattern are searched again from other starts.
 
-Small networks have more starts, the pattern of the midpoint besides, and cone programs for patterns on which
-polishing fails. Larger ones, where a program takes seconds, do without.
+Small networks have more starts, start from the pattern of the midpoint too, and use cone programs for
+patterns on which `active_set` fails. Larger networks, where a cone program takes seconds, do not.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from semirobust.collisions.solvers.proof import verify_pair
 from semirobust.collisions.solvers.splitting import ITERATIONS, Splitting
 from semirobust.extractors import Array, check_whole
 
-ROWS = {"cpu": 128, "cuda": 1024}  # pairs times starts at a time: on a CPU their state stays in its cache
-SMALL = 64  # networks of at most so many units are small
+ROWS = {"cpu": 128, "cuda": 1024}  # pairs times starts at a time: on a CPU their state fits into the cache
+SMALL = 64  # networks of at most this many units are small
 STARTS = (24, 1)  # small, large
-AGAIN = ((1, 1), (2, 2))  # so many more starts, with so many times the iterations, where nothing was found
+AGAIN = ((1, 1), (2, 2))  # (more starts, times the iterations) of further rounds where nothing was found
 PROGRAMS = (200, 12)  # small, large: patterns tried in one descent
-PATIENCE = (200, 2)  # small, large: so many of them in a row may fail to help
-GAIN = 1e-9  # relative: less is no improvement
+PATIENCE = (200, 2)  # small, large: how many patterns in a row may fail to help
+GAIN = 1e-9  # relative; a smaller gain does not count as an improvement
 
 
 def admm(
@@ -47,8 +47,8 @@ def admm(
 ) -> Collisions:
     """Batched splitting, then the optimum on the patterns found, for pairs u, v [B, d].
 
-    A pair's result does not depend on the other pairs, but for rounding, which many iterations can amplify
-    to another pattern. Options as in `find_collisions`.
+    A pair's result does not depend on the other pairs, except for rounding, which many iterations can amplify
+    to another pattern. Options are as in `find_collisions`.
     """
     small = sum(len(layer.bias) for layer in network.layers) <= SMALL
     starts = STARTS[not small] if starts is None else starts
@@ -63,7 +63,7 @@ def admm(
     for first in range(0, len(u), chunk):
         rows = slice(first, first + chunk)
         paths, efforts = search(u[rows], v[rows], known.rows(rows), starts)
-        points += _proofs(network, u[rows], v[rows], paths, small)  # the paths hold much, and are let go
+        points += _proofs(network, u[rows], v[rows], paths, small)  # now, which frees the paths' memory
         status += [path.status for path in paths]
         spent += efforts
     return collect(network, points, method="admm", status=tuple(status), iterations=np.array(spent))
@@ -83,7 +83,7 @@ def _place(device: str) -> torch.device:
 
 @lru_cache(maxsize=2)
 def _splitting(network: Network, device: torch.device) -> Splitting:
-    """Kept for the next call: a network is the same only if it is the same object."""
+    """The `Splitting` of a network, cached for the next call with the same network object."""
     return Splitting(network, device)
 
 
@@ -124,7 +124,7 @@ class _Search:
         return [joined(path) for path in paths], spent
 
     def _descents(self, u: Array, v: Array, candidates: list[Start]) -> list[Descent]:
-        """One for each pattern among the candidates."""
+        """One descent from each distinct pattern among the candidates."""
         paths: list[Descent] = []
         seen: set[bytes] = set()
         for pattern, guess in candidates:
@@ -148,7 +148,7 @@ class _Search:
 
 
 def _proofs(network: Network, u: Array, v: Array, paths: list[Descent], small: bool) -> list[Point]:
-    """The cheapest point of each path that can be proved; unverified ends where there is none."""
+    """The cheapest point of each path that can be proved; else an unverified point."""
     points = [Point(np.inf, *ends, False) for ends in zip(u, v, strict=True)]
     solved = [i for i, path in enumerate(paths) if path.cells]
     if solved:

@@ -1,20 +1,20 @@
-"""Collisions by attack: Auto-PGD on the distance of the features, the baseline that the paper names.
+"""Collisions by attack: Auto-PGD on the distance between the features, the baseline that the paper names.
 
 The paper on fixed feature extractors also tried "a modification of the Auto-PGD (Croce & Hein, 2020)
 algorithm to find collisions at deeper layers with fixed budgets as done in Engstrom et al. (2019)" (section
 4.1). For a budget it minimises |f(u + a) - f(v + a')| over |a|, |a'| <= budget, both ends at once, with the
-steps of Algorithm 1 of Croce and Hein (arXiv 2003.01690): momentum, and at checkpoints that come closer and
-closer a test whether to halve the steps and to go back to the best point.
+steps of Algorithm 1 of Croce and Hein (arXiv 2003.01690): momentum, and a test at ever closer checkpoints
+whether to halve the steps and to go back to the best point.
 
-The paper leaves the rest open. Chosen here, in doubt in favour of the attack:
+The paper does not specify the rest. The choices here favour the attack where in doubt:
 1. Steps stay in the row space of the first matrix, as in the paper's own method (its Appendix D.1). They are
-   normalised for each end, for the budget bounds each end. There is no box constraint.
+   normalised for each end, because the budget bounds each end. There is no box constraint.
 2. The first start is the linear collision, as far as the budget reaches; further ones are random.
 3. Budgets are bisected for each pair on its own, below that of its linear collision.
-4. An edge needs an exact collision. So the best points go through `meet`, which moves them onto
-   one and costs a little budget, and are then verified as the points of every other method. A budget is met
-   only by a verified collision that costs at most as much. One that costs more, but less than the cheapest
-   so far, is kept as well, and bounds the budgets to come.
+4. An edge needs an exact collision. So `meet` moves the best points onto one, which costs a little budget,
+   and they are then verified like the points of every other method. A budget is met only by a verified
+   collision that costs at most as much. One that costs more, but less than the cheapest so far, is kept as
+   well, and is an upper bound of the budgets tried later.
 
 An attack that minimises |f(u~) - f(v~)| ends close to a collision, never on one. `meet` closes the gap. With
 the current gates the difference of the features is affine in both points. So a Gauss-Newton step, the
@@ -42,12 +42,12 @@ from semirobust.collisions.result import Collisions, Known, Point, budget, colle
 from semirobust.collisions.solvers.proof import verify_pair
 from semirobust.extractors import Array, check_whole
 
-ROWS = 256  # pairs times restarts at a time: their state stays in the processor's cache
+ROWS = 256  # pairs times restarts at a time: their state fits into the processor's cache
 MOMENTUM = 0.75  # weight of the new step; the last one has the rest
-SUCCESSES = 0.75  # of the steps between checkpoints have to lower the loss, or the steps are halved
+SUCCESSES = 0.75  # this share of the steps between checkpoints must lower the loss, or steps are halved
 FIRST, CLOSER, CLOSEST = 22, 3, 6  # checkpoints, in hundredths of all steps
-SOLVED = 1e-9  # of the distance of the features at the ends
-GAIN = 1e-6  # relative, over the cheapest collision known: less is none
+SOLVED = 1e-9  # a gap up to this share of the distance between the features of u and v counts as closed
+GAIN = 1e-6  # relative to the cheapest collision known; a smaller gain does not count
 
 
 class Attacked(NamedTuple):
@@ -72,8 +72,8 @@ def apgd(
 ) -> Collisions:
     """Auto-PGD at bisected budgets, exact collisions from its best points, for pairs u, v [B, d].
 
-    What is known plays no part. A pair's result does not depend on the other pairs, but for
-    rounding, which many steps can amplify. Options as in `find_collisions`.
+    `known` is not used. A pair's result does not depend on the other pairs, except for rounding, which many
+    steps can amplify. Options are as in `find_collisions`.
     """
     check_whole(budgets=(budgets, 1), steps=(steps, 1), restarts=(restarts, 1))
     check_whole(seed=(seed, 0), newton=(newton, 0))
@@ -107,8 +107,9 @@ def apgd(
 def exact(
     network: Network, u: Array, v: Array, points: Array, newton: int, *, below: float = np.inf
 ) -> Point | None:
-    """A verified collision near (u~, v~), [2, d], by so many Newton steps; None where none is proved, or none
-    that costs less than `below`.
+    """A verified collision near (u~, v~), [2, d], by up to `newton` Newton steps.
+
+    None where none is proved, or none that costs less than `below`.
     """
     if newton:
         enough = SOLVED * float(np.linalg.norm(network.features(u) - network.features(v)))
@@ -131,7 +132,7 @@ def attack(
     restarts: int = 1,
     seed: int = 0,
 ) -> Attacked:
-    """The points within the budgets [B] of u, v [B, d] that Auto-PGD brings closest in features."""
+    """The points within the budgets [B] of u, v [B, d] whose features Auto-PGD brings closest together."""
     model, basis = _Model(network), network.space.basis
     start = (v - u) @ basis / 2  # [B, r]
     base = np.stack([u, v]) @ network.layers[0].weight.T + network.layers[0].bias  # [2, B, n_1]
@@ -153,8 +154,9 @@ def attack(
 
 
 def _starts(linear: torch.Tensor, radius: torch.Tensor, restarts: int, seed: int) -> torch.Tensor:
-    """Steps to start from, [2, S B, r]: the linear collision, then random points of the balls, the same for
-    every pair but for their size.
+    """Steps to start from, [2, S B, r]: the linear collision, then random points of the balls.
+
+    The random points are the same for every pair, up to scale.
     """
     count, rank = linear.shape
     generator = torch.Generator().manual_seed(seed)
@@ -167,7 +169,7 @@ def _starts(linear: torch.Tensor, radius: torch.Tensor, restarts: int, seed: int
 
 
 class _Model:
-    """The network in coordinates of the row space; tensors, float64."""
+    """The network in coordinates of the row space, as float64 tensors."""
 
     def __init__(self, network: Network) -> None:
         self.first = torch.from_numpy(network.reduced)  # [n_1, r]
@@ -177,8 +179,9 @@ class _Model:
         self.rectified = network.rectified
 
     def loss(self, base: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """|f(u~) - f(v~)| [N], and its gradient in the steps up to a factor, for steps `at` [2, N, r] from
-        ends with pre-activations `base` [2, N, n_1].
+        """|f(u~) - f(v~)| [N], and its gradient in the steps, up to a factor.
+
+        The steps `at` [2, N, r] start from points with first pre-activations `base` [2, N, n_1].
         """
         values = [base + at @ self.first.T]
         for weight, bias in self.deeper:
@@ -196,13 +199,13 @@ class _Model:
 def _minimise(
     model: _Model, base: torch.Tensor, start: torch.Tensor, radius: torch.Tensor, steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Algorithm 1 of Croce and Hein, with the sign turned: the best steps [2, N, r] and their losses [N]."""
+    """Algorithm 1 of Croce and Hein, as a minimisation: the best steps [2, N, r] and their losses [N]."""
     marks = set(checkpoints(steps))
     at = before = start
     loss, slope = model.loss(base, at)
     best, best_loss, best_slope = at, loss, slope
     size = 2 * radius
-    since, best_then = 0, best_loss  # of the last checkpoint
+    since, best_then = 0, best_loss  # at the last checkpoint
     halved = torch.zeros_like(loss, dtype=torch.bool)
     helped = torch.zeros_like(loss)
     for step in range(1, steps + 1):
@@ -226,7 +229,7 @@ def _minimise(
 
 
 def checkpoints(steps: int) -> list[int]:
-    """The steps after which the test is made."""
+    """The steps after which the test for halving is made."""
     marks, last, share = [], 0, FIRST
     while share <= 100:
         marks.append(-(-share * steps // 100))  # rounded up
@@ -239,23 +242,23 @@ def _where(mask: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> tor
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    """x over its norm, 0 where that is 0."""
+    """x divided by its norm; 0 where x is 0."""
     return x / x.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def _within(x: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """The nearest points of the balls: [2, N, r], radii [N]."""
+    """x [2, N, r] projected onto the balls of radii [N]."""
     norms = x.norm(dim=2, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     return x * (radius[:, None] / norms).clamp(max=1)
 
 
-RIDGE = 1e-10  # of the mean of the diagonal, for equations that depend on each other
-KINK = 1e-6  # pre-activations up to this are at the kink; `clear` moves them to minus this
-ROUNDS = 3  # of clearing: other units can come to the kink
+RIDGE = 1e-10  # relative to the mean of the diagonal, for linearly dependent equations
+KINK = 1e-6  # pre-activations up to this size are at the kink; `clear` moves them to minus this
+ROUNDS = 3  # of clearing, because it can move other units to the kink
 
 
 def meet(network: Network, points: Array, steps: int, enough: float) -> tuple[Array, float]:
-    """Up to so many Gauss-Newton steps from (u~, v~), [2, d], or until |f(u~) - f(v~)| is at most `enough`.
+    """Up to `steps` Gauss-Newton steps from (u~, v~), [2, d], until |f(u~) - f(v~)| is at most `enough`.
 
     Returns the points and their |f(u~) - f(v~)|; nothing is proved.
     """
@@ -278,7 +281,7 @@ def meet(network: Network, points: Array, steps: int, enough: float) -> tuple[Ar
 
 
 def clear(network: Network, points: Array) -> Array:
-    """(u~, v~), [2, d], with the units at their kinks closed, and the open ones of the last layer equal."""
+    """(u~, v~), [2, d], moved so that units at their kinks close and open units of the last layer agree."""
     rank = network.space.basis.shape[1]
     for _ in range(ROUNDS):
         values = network.pre_activations(points)
@@ -299,7 +302,7 @@ def clear(network: Network, points: Array) -> Array:
         matrix = np.vstack([np.hstack([rows_u, -rows_v]), *blocks])
         error = np.concatenate([at_u - at_v, *errors])
         step = np.zeros(2 * rank)
-        for _ in range(2):  # the second takes out the ridge
+        for _ in range(2):  # the second removes the error from the ridge
             step += matrix.T @ _solve(matrix @ matrix.T, error - matrix @ step)
         points = points - step.reshape(2, rank) @ network.space.basis.T
     return points
@@ -312,13 +315,13 @@ def _difference(network: Network, values: list[Array]) -> Array:
 
 
 def _gates(network: Network, values: list[Array], end: int) -> Gates:
-    """The open units of one point; without a ReLU behind it, all of the last layer."""
+    """The open units of one point; in a last layer without ReLU, all of them."""
     last = values[-1][end] > 0 if network.rectified else np.ones(len(values[-1][end]), bool)
     return (*(value[end] > 0 for value in values[:-1]), last)
 
 
 def _products(network: Network, gates: Gates) -> Array:
-    """J J^T for the open units of the last layer of one point, with J their derivatives in its input."""
+    """J J^T for one point, with J the derivatives of the open units of the last layer in the input."""
     products = network.gram[np.ix_(gates[0], gates[0])]
     for (weight, _), before, after in zip(network.layers[1:], gates[:-1], gates[1:], strict=True):
         passed = weight[np.ix_(after, before)]
@@ -334,7 +337,7 @@ def _pull(network: Network, gates: Gates, force: Array) -> Array:
 
 
 def _solve(matrix: Array, target: Array) -> Array:
-    """A solution of a positive semidefinite system, to about the ridge; no step where there is none."""
+    """A solution of a positive semidefinite system, up to the ridge; zeros where the factorization fails."""
     size = len(matrix)
     if size == 0:
         return target

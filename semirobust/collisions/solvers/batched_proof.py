@@ -1,13 +1,14 @@
 """The inflation lemma of `proof` for many pairs at once, in the regular case.
 
-Where the equations M x~ = c have full row rank, a Cholesky factor of M M^T bounds |M^+|, and its entries are
-those that `equations` gives. Units within `HOLD` of zero are held. Points that agree behind a layer
-before the last are proved there: a collision of the first layers is one of the whole network, whose equations
-may depend on each other then. What is not proved here is left to `verify_pair`, which needs the matrices.
+In the regular case the equations M x~ = c have full row rank. Then a Cholesky factor of M M^T, whose entries
+`equations` gives, bounds |M^+|. Units within `HOLD` of zero are held. Points whose features agree already
+after an earlier layer are proved there: a collision of the first layers is one of the whole network, and the
+equations of the whole network may then be linearly dependent. Pairs that are not proved here are left to
+`verify_pair`, which needs the matrices.
 
-Rounding: an entry of the computed M M^T is off by at most a few 2^-53 for each term of its sums, times the
-products of the norms of all matrices that it is made of (`Network.sizes`). Where this is a hundredth of the
-smallest eigenvalue or less, the eigenvalue is right to 1 %.
+Rounding: the error of an entry of the computed M M^T is at most a few 2^-53 for each term of its sums, times
+the products of the norms of all matrices that enter it (`Network.sizes`). Where this is at most a hundredth
+of the smallest eigenvalue, the eigenvalue is right to 1 %.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from semirobust.collisions.solvers.proof import HOLD, verify_pair
 from semirobust.extractors import UNIT, Array
 
 BLOCK = 64  # pairs at a time
-AGREE = 1e-9  # features that differ by so much of the largest are equal but for rounding
+AGREE = 1e-9  # features that differ by at most this, relative to 1 + the largest, may be equal
 
 
 class _Case(NamedTuple):
-    """One pair: its equations, a Cholesky factor of M M^T, and a bound of |M^+|."""
+    """The equations of one pair, a Cholesky factor of M M^T, and an upper bound of |M^+|."""
 
     equations: Equations
     factor: Array
@@ -44,10 +45,9 @@ def prove(
     at_v: Array,
     equations: Sequence[Equations | None] | None = None,
 ) -> list[Point]:
-    """The exact collision near each pair of points [B, d]; the points themselves, unverified, where none is
-    proved.
+    """The exact collision near each pair of points [B, d]; the unverified points where none is proved.
 
-    equations: for each pair those that hold there, if known: this saves time.
+    equations: for each pair the equations that hold there, if known; this saves time.
     """
     points: list[Point] = []
     for first in range(0, len(u), BLOCK):
@@ -64,7 +64,7 @@ def prove(
 
 
 def prove_given(network: Network, u: Array, v: Array, at_u: Array, at_v: Array) -> Collisions:
-    """As `prove`, for points that are NaN where there are none: these get an infinite budget."""
+    """As `prove`, but rows of NaN stand for missing points, which get an infinite budget."""
     points = [Point(np.inf, *ends, False) for ends in zip(u, v, strict=True)]
     there = np.flatnonzero(~np.isnan(at_u[:, 0]))
     for i, point in zip(there, prove(network, u[there], v[there], at_u[there], at_v[there]), strict=True):
@@ -73,7 +73,7 @@ def prove_given(network: Network, u: Array, v: Array, at_u: Array, at_v: Array) 
 
 
 def _block(network: Network, ends: Array, at: Array, known: Sequence[Equations | None]) -> list[Point | None]:
-    """Regular cases of the first layers alone where these agree already, then of the whole network."""
+    """Proofs in the regular case: by the first layers where their features agree, else by all layers."""
     points: list[Point | None] = [None] * ends.shape[1]
     for part in (*network.prefixes, network):
         todo = np.array([i for i, point in enumerate(points) if point is None], np.intp)
@@ -92,7 +92,7 @@ def _block(network: Network, ends: Array, at: Array, known: Sequence[Equations |
 def _regular(
     network: Network, ends: Array, at: Array, known: Sequence[Equations | None]
 ) -> list[Point | None]:
-    """For u, v and the points near a collision, [2, B, d]; None where the regular case does not prove it."""
+    """Proofs for pairs u, v and points near a collision, [2, B, d]; None where the regular case fails."""
     values = network.pre_activations(at)  # [2, B, n_i]
     pulled = np.zeros_like(values[0])
     gates = [np.zeros(value.shape, bool) for value in values]
@@ -109,7 +109,7 @@ def _regular(
     at = at - pulled @ network.layers[0].weight
     last = sum(value.shape[2] for value in values[:-1])
     for i, case in enumerate(cases):
-        if case is not None:  # sides may be those of a pattern with another last layer
+        if case is not None:  # a side may come from a pattern with other gates in the last layer
             gates[-1][:, i] = False
             gates[-1][:, i, case.equations.joint - last] = True
     reached, errors = network.pre_activations(at, tuple(gates)), network.rounding(at, tuple(gates))
@@ -126,8 +126,10 @@ def _regular(
 def _proved(
     network: Network, case: _Case, ends: Array, at: Array, value: Array, bound: Array, margins: Array
 ) -> Point | None:
-    """The lemma for one pair: ends and points [2, d]; pre-activations on the gates, bounds of their errors,
-    and margins of their signs, [2, n].
+    """The lemma for one pair; None where its conditions fail.
+
+    ends and at: the pair and the points near a collision, [2, d]. value, bound and margins: pre-activations
+    on the gates, bounds of their rounding errors, and margins of their signs, [2, n].
     """
     equations = case.equations
     error, slack = equations.of(value[0], value[1]), equations.of(bound[0], bound[1], 1)
@@ -162,7 +164,7 @@ def _near(network: Network, values: list[Array]) -> Equations:
 
 
 def _case(network: Network, equations: Equations) -> _Case | None:
-    """None where M is not of full row rank, or too near."""
+    """The case of these equations; None where M does not have full row rank or is too near to lower rank."""
     if len(equations) == 0:
         return _Case(equations, np.zeros((0, 0)), 0.0)
     matrix = equations.matrix(0.5)
@@ -184,7 +186,7 @@ def _case(network: Network, equations: Equations) -> _Case | None:
 
 
 def _correction(case: _Case, values: Array) -> Array:
-    """M^+ e, in units of the rows of the first matrix [2, n_1], from pre-activations [2, n]."""
+    """M^+ e as coefficients of the rows of the first matrix, [2, n_1], from pre-activations [2, n]."""
     equations = case.equations
     if len(equations) == 0:
         return np.zeros((2, len(equations.sides[0].gates[0])))

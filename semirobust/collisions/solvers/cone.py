@@ -5,8 +5,8 @@
                          D_j p_j >= margin, D'_j p'_j >= margin   everywhere,
 
 with p and p' the pre-activations at u + delta and v + delta', affine on the pattern, and D = +1 for an open
-unit and -1 for a closed one; a last layer without ReLU has no signs to keep. Solved by Clarabel in the row
-space of the first matrix, which loses nothing.
+unit and -1 for a closed one. A last layer without ReLU has no sign constraints. Clarabel solves the program
+in the row space of the first matrix, which has the same optimum.
 
 Where this departs from Appendix D of the paper on fixed feature extractors:
 1. The equalities are replaced by an orthonormal basis of their row space: with more open units than rank
@@ -29,7 +29,7 @@ from semirobust.collisions.solvers.equations import Equations
 from semirobust.extractors import Array, numerical_rank
 
 TOLERANCE = 1e-9  # of the solver: duality gap and feasibility
-CONSISTENT = 1e-6  # equalities that miss a solution by more make the pattern infeasible
+CONSISTENT = 1e-6  # if the equalities miss a solution by more, the pattern is infeasible
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +38,14 @@ class Cell:
 
     status: "solved", "infeasible" (no collision has this pattern, or none with the margin) or "failed".
     epsilon: the budget; infinite unless solved.
-    points: gives both points [d], which are rarely asked for; `u` and `v` are these.
+    points: computes both points [d] on demand, as they are rarely needed; also available as `u` and `v`.
     p_u, p_v: pre-activations at the two points, [n_i] for each layer.
-    z_u, z_v: multipliers of their signs, at least 0, for each layer: raising the right side by t raises
-        epsilon by z t.
+    z_u, z_v: multipliers of the sign constraints, at least 0, for each layer: raising the right side of one
+        by t raises epsilon by z t.
     nu: multipliers of the equalities [m], 0 where the unit is closed; of least norm where they are not
         unique.
     mu: (mu, mu'), multipliers of the two balls; they sum to 1.
-    equations: those that hold at the optimum, where they are known, for a proof to start from.
+    equations: the equations that hold at the optimum, if known; a proof can start from them.
     """
 
     status: str
@@ -68,28 +68,31 @@ class Cell:
         return self.points()[1]
 
     def forces(self, pattern: Pattern) -> tuple[Array, Array]:
-        """alpha = D z + nu and beta = D z' - nu of the last layer, [m] each: all that is determined of
-        them.
+        """alpha = D z + nu and beta = D z' - nu of the last layer, [m] each.
+
+        The multipliers determine only these sums uniquely, not z, z' and nu alone.
         """
         signs = np.where(pattern.u[-1], 1.0, -1.0)
         return signs * self.z_u[-1] + self.nu, signs * self.z_v[-1] - self.nu
 
 
 class Program(NamedTuple):
-    """min eps over x = (eps, a, a') with rows x + s = bound, s in zeros, then s >= 0, then two second-order
-    cones; a and a' are the steps in the row space.
+    """min eps over x = (eps, a, a') subject to rows x + s = bound.
+
+    s is 0 in the first rows, >= 0 in the next, and in two second-order cones in the last. a and a' are the
+    steps in the row space.
     """
 
     rows: Array  # [equal + signs + 2 (1 + r), 1 + 2 r]
     bound: Array
     equal: int
     signs: int
-    lift: Array  # [m, equal]: from the multipliers of the basis to those of the printed equalities
+    lift: Array  # [m, equal]: maps multipliers of the basis to those of the printed equalities
     kept: tuple[list[np.ndarray], list[np.ndarray]]  # units with a row, by layer; the others are constant
 
 
 def program(network: Network, u: Array, v: Array, pattern: Pattern, margin: float) -> Program | None:
-    """The program in the row space; None where the pattern cannot occur."""
+    """The program in the row space; None where the pattern is infeasible."""
     rank = network.reduced.shape[1]
     inequalities, bounds, pieces = [], [], []
     kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -127,8 +130,9 @@ def program(network: Network, u: Array, v: Array, pattern: Pattern, margin: floa
 def _equalities(
     first: tuple[Array, Array], second: tuple[Array, Array], gate: np.ndarray
 ) -> tuple[Array, Array, Array] | None:
-    """The equations of the open units as an orthonormal basis [k, 2 r], its right side [k] and the lift [m,
-    k].
+    """The equations of the open units: an orthonormal basis [k, 2 r], its right side [k], the lift [m, k].
+
+    None where they contradict each other.
     """
     rows = np.hstack([first[0][gate], -second[0][gate]])
     target = second[1][gate] - first[1][gate]
@@ -144,8 +148,9 @@ def _equalities(
 
 
 def solve(network: Network, u: Array, v: Array, pattern: Pattern, *, margin: float = 0.0) -> Cell:
-    """The cheapest collision on the pattern, signs kept with the margin (in the unit of the
-    pre-activations).
+    """The cheapest collision on the pattern.
+
+    margin: the distance from zero that every sign keeps, in the unit of the pre-activations.
     """
     built = program(network, u, v, pattern, margin)
     if built is None:
@@ -161,7 +166,7 @@ def solve(network: Network, u: Array, v: Array, pattern: Pattern, *, margin: flo
             square, cost, sparse.csc_matrix(built.rows), built.bound, cones, settings()
         )
         answer = solver.solve()
-    except BaseException as error:  # a panic inside the solver is no Exception
+    except BaseException as error:  # a panic inside the solver is not an Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         return without("failed")
@@ -181,7 +186,7 @@ def settings() -> clarabel.DefaultSettings:
 
 
 def _read(network: Network, u: Array, v: Array, pattern: Pattern, built: Program, x: Array, z: Array) -> Cell:
-    """The solver's primal and dual vectors in the words of the paper."""
+    """The solver's primal and dual vectors as the quantities of the paper."""
     rank = network.reduced.shape[1]
     step_u, step_v = x[1 : 1 + rank], x[1 + rank :]
     at_u, at_v = u + network.space.basis @ step_u, v + network.space.basis @ step_v
@@ -207,6 +212,6 @@ def _read(network: Network, u: Array, v: Array, pattern: Pattern, built: Program
 
 
 def without(status: str) -> Cell:
-    """What stands for an optimum that there is not."""
+    """The cell of a pattern without an optimum."""
     none = np.array([])
     return Cell(status, np.inf, lambda: (none, none), [], [], [], [], none, (np.nan, np.nan))

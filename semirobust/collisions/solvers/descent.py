@@ -1,8 +1,9 @@
 """Collisions by descent over patterns: Algorithms 1 and 2 of the paper on fixed feature extractors.
 
-Start on the pattern of the midpoint, solve its cone program, flip units whose multipliers say that the
-neighbouring pattern is cheaper, and go on until nothing improves. The budget never rises, and the first is
-at most that of the linear closed form. This is the slow, trusted twin of faster methods.
+The descent starts on the pattern of the midpoint, solves its cone program, flips units whose multipliers
+indicate that the neighbouring pattern is cheaper, and repeats this until nothing improves. The budget never
+rises, and the first is at most that of the linear closed form. This is the slow, trusted twin of the faster
+methods.
 
 Where `rule="repaired"` departs from the printed algorithms (`rule="printed"` has points 1 and 4 only):
 1. Algorithm 2 starts from a forward pass of the midpoint through all layers; its misprinted indices and
@@ -42,18 +43,18 @@ Rule: TypeAlias = Literal["repaired", "quick", "printed"]
 Solver: TypeAlias = Callable[[Network, Array, Array, Pattern], Cell]
 
 POSITIVE = 1e-7  # multipliers above this are positive
-ZERO = 1e-6  # pre-activations up to this are at the kink
-PROGRESS = 1e-7  # least relative gain of a step
+ZERO = 1e-6  # pre-activations up to this size are at the kink
+PROGRESS = 1e-7  # smallest relative gain of a step
 MARGIN = 1e-6  # of the second solve, where the optimum itself cannot be verified
 
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """The path of one pair: accepted patterns and their optima, cheapest last.
+    """The path of one pair: the accepted patterns and their optima, cheapest last.
 
     status: "stopped" (no flip helps, by the rule), "limit" (programs used up) or "unsolved" (the solver
         failed on the first pattern: the path is empty).
-    programs: cone programs solved.
+    programs: the number of cone programs solved.
     """
 
     patterns: tuple[Pattern, ...]
@@ -72,8 +73,9 @@ def descent(
     margin: float = MARGIN,
     max_programs: int = 200,
 ) -> Collisions:
-    """`descend` for each pair [B, d], from the midpoint and from the collision given for it, and a proof for
-    the cheapest point on the paths that has one.
+    """`descend` for each pair [B, d], from the midpoint and from the given collision, if there is one.
+
+    The result is the cheapest point on the paths that can be proved.
     """
     _check(rule, margin, max_programs)
     paths = []
@@ -105,7 +107,7 @@ def _check(rule: str, margin: float, max_programs: int) -> None:
 
 
 def joined(paths: Sequence[Descent]) -> Descent:
-    """Several descents of one pair as one: every optimum, cheapest last."""
+    """Several descents of one pair as one, with every optimum, cheapest last."""
     best = min(paths, key=lambda path: path.cells[-1].epsilon if path.cells else np.inf)
     entries = [entry for path in paths for entry in zip(path.patterns, path.cells, strict=True)]
     entries.sort(key=lambda entry: -entry[1].epsilon)
@@ -118,8 +120,9 @@ def joined(paths: Sequence[Descent]) -> Descent:
 
 
 def proved(network: Network, u: Array, v: Array, path: Descent, margin: float) -> Point:
-    """The cheapest collision of the path that can be proved: at the optimum, else a margin away from the
-    kinks.
+    """The cheapest collision of the path that can be proved.
+
+    Each pattern is tried at its optimum, then at the optimum with all signs a margin away from the kinks.
     """
     for pattern, cell in zip(reversed(path.patterns), reversed(path.cells), strict=True):
         point = verify_pair(network, u, v, cell.u, cell.v)
@@ -147,9 +150,9 @@ def descend(
 ) -> Descent:
     """The descent of one pair, u and v [d], from the pattern of the midpoint or a given one.
 
-    rule: "quick" leaves out the second of the steps of "repaired", which rarely helps; it stops in the same
-        places.
-    patience: so many patterns in a row may fail to help.
+    rule: "quick" is "repaired" without its second kind of step, which rarely helps; its stopping condition is
+        the same.
+    patience: how many patterns in a row may fail to help.
     """
     pattern = network.pattern((u + v) / 2) if start is None else start
     cell = solver(network, u, v, pattern)
@@ -210,15 +213,17 @@ def _printed(network: Network, cell: Cell) -> list[Flip]:
 
 
 def _gains(network: Network, pattern: Pattern, cell: Cell) -> list[tuple[Flip, float, float]]:
-    """Units that may be flipped, with the gain (the multiplier that is missing on the other side), and
-    their own.
+    """Units that may be flipped, each with its gain (the multiplier that the other side lacks) and its own
+    multiplier.
 
-    Where the gain is not positive the multipliers, moved to the other side, satisfy the optimality
-    conditions there, so the flip cannot help; where it is positive and the multipliers are unique, it does.
-    Last layer: an open unit stays optimal when closed if both forces are at most 0, a closed one when
-    opened if their sum is at least 0; without ReLU its units have no other side. Hidden layer: the row of the
-    unit must carry the force z_j + g_j, with g_j what the layers above ask of its value; its other side can
-    only carry the opposite sign.
+    Where the gain is not positive, the multipliers satisfy the optimality conditions on the other side too,
+    so the flip cannot help. Where it is positive and the multipliers are unique, the flip helps.
+
+    Last layer: closing an open unit keeps the optimum if both forces are at most 0; opening a closed one if
+    their sum is at least 0. Without ReLU its units have no other side.
+
+    Hidden layer: the row of the unit must carry the force z_j + g_j, where g_j is the force that the layers
+    above exert on its value. The other side can carry only the opposite sign.
     """
     last = len(cell.p_u) - 1
     alpha, beta = cell.forces(pattern)

@@ -1,9 +1,9 @@
-"""The cheapest collision of all, by enumeration of patterns: the slow twin of every collision finder.
+"""The globally cheapest collision by enumeration of patterns: the slow twin of every collision finder.
 
-For each end of a pair, the patterns that occur within the budget of the best collision known are listed by
-depth-first search over the units, with the distance to each as a bound. Then the cone program is solved for
-every two patterns with the same last layer, cheapest bound first, until no bound is below the best.
-Exponential: for small layers only.
+For each point of a pair, a depth-first search over the units lists the patterns that occur within the budget
+of the linear collision, with the distance to each as a lower bound. Then the cone program is solved for every
+two patterns with the same gates in the last layer, lowest bound first, until no bound is below the best
+epsilon. The cost is exponential in the number of units: for small layers only.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from semirobust.collisions.solvers.cone import Cell, settings, solve
 from semirobust.collisions.solvers.descent import Descent
 from semirobust.extractors import Array
 
-LARGEST = 10  # units of a layer
+LARGEST = 10  # units of a layer, at most
 SLACK = 1e-7  # relative: solver errors must not prune the optimum
 
 
 class _Region(NamedTuple):
-    """A pattern of one end, and the distance to the nearest point that has it."""
+    """A pattern of one point of the pair, and the distance to the nearest point that has it."""
 
     distance: float
     gates: Gates
@@ -35,7 +35,7 @@ def enumerate_pair(network: Network, u: Array, v: Array) -> Descent:
 
     status: "optimal", or "incomplete" where the solver failed on a pattern that could have been the best.
     """
-    limit = float(np.linalg.norm(network.space.basis.T @ (u - v))) / 2  # the linear collision is one
+    limit = float(np.linalg.norm(network.space.basis.T @ (u - v))) / 2  # the budget of the linear collision
     regions = [_regions(network, point, limit * (1 + SLACK) + SLACK) for point in (u, v)]
     joint = sorted(
         (
@@ -67,13 +67,13 @@ def enumerate_pair(network: Network, u: Array, v: Array) -> Descent:
 
 
 def _regions(network: Network, point: Array, limit: float) -> list[_Region]:
-    """The patterns that occur within `limit` of the point [d]; on a kink both sides count."""
+    """The patterns that occur within `limit` of the point [d]; at a kink both sides count."""
     start = network.space.basis.T @ point  # [r]
     found: list[_Region] = []
     rank = len(start)
 
     def search(gates: Gates, partial: list[bool], rows: Array, bounds: Array, nearest: Array) -> None:
-        """Decides the units of layer len(gates) one by one. So far: rows a <= bounds; the least such a."""
+        """Decide the units of layer len(gates) in turn; `nearest` is the least a with rows a <= bounds."""
         layer = len(gates)
         sizes = [len(entry.bias) for entry in network.layers]
         if layer == network.signed:
@@ -102,7 +102,7 @@ def _regions(network: Network, point: Array, limit: float) -> list[_Region]:
 
 
 def _nearest(rows: Array, bounds: Array, fallback: Array) -> Array | None:
-    """The least a with rows a <= bounds; None where there is none, the fallback where the solver fails."""
+    """The least a with rows a <= bounds; None if there is none, the fallback if the solver fails."""
     size = rows.shape[1]
     solver = clarabel.DefaultSolver(
         sparse.identity(size, format="csc"),

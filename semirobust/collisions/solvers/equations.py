@@ -23,15 +23,17 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 from semirobust.collisions.network import Gates, Network
 from semirobust.extractors import Array
 
-SINGULAR = 1e-12  # of its diagonal: a system with a smaller squared pivot is singular
+SINGULAR = 1e-12  # a system is singular if a squared pivot is below this share of its diagonal entry
 RIDGE = 1e-9  # added to the diagonal of a singular system, relative
-REFINEMENTS = 3  # of its solution, which take out the ridge
-RESIDUAL = 1e-8  # of the linear system, relative: above, its equations contradict each other
+REFINEMENTS = 3  # steps that remove the effect of the ridge from the solution
+RESIDUAL = 1e-8  # relative; a system with a larger residual has contradictory equations
 
 
 class Forces(NamedTuple):
-    """The solution of one system: forces on the joint units (opposite on the second point) and on the held
-    ones of both, the squares of both steps, and the derivative of their difference in l.
+    """The solution of one system.
+
+    values: forces on the joint units (opposite on the second point), then on the held units of both points.
+    squares: the squared norms of both steps. slope: the derivative of their difference in l.
     """
 
     values: Array
@@ -55,21 +57,23 @@ class Equations:
         return len(self._u) + len(self.held_v)
 
     def of(self, p_u: Array, p_v: Array, sign: int = -1) -> Array:
-        """How far pre-activations [n] of both points are from solving the equations; with sign 1, bounds of
-        its errors from theirs.
+        """The residual of the equations at pre-activations [n] of both points.
+
+        With sign 1 it turns bounds of the errors of the pre-activations into bounds of the residual's error.
         """
         return np.concatenate([p_u[self.joint] + sign * p_v[self.joint], p_u[self.held_u], p_v[self.held_v]])
 
     def spread(self, forces: Array, count: int) -> Array:
-        """The forces on all n units, [3, n]: on the joint ones, on the held ones of both points."""
+        """The forces on all n units, [3, n]: on joint units, on held units of u, on held units of v."""
         spread, j, k = np.zeros((3, count)), len(self.joint), len(self._u)
         spread[0, self.joint] = forces[:j]
         spread[1, self.held_u], spread[2, self.held_v] = forces[j:k], forces[k:]
         return spread
 
     def matrix(self, balance: float) -> Array:
-        """Of the linear system at l, in Fortran order; its lower triangle. At l = 1/2, twice the products of
-        the rows of all equations.
+        """The lower triangle of the matrix of the linear system at l, in Fortran order.
+
+        At l = 1/2 it is twice the products of the rows of all equations.
         """
         j, k, count = len(self.joint), len(self._u), len(self)
         share_u, share_v = 1 / balance, 1 / (1 - balance)
@@ -82,7 +86,7 @@ class Equations:
         return matrix.T
 
     def solve(self, balance: float, target: Array) -> Forces | None:
-        """The forces at l that change `of` by the target; None where the equations contradict each other."""
+        """The forces at l that change `of` by the target; None if the equations are contradictory."""
         j, k = len(self.joint), len(self._u)
         if len(target) == 0:
             return Forces(target, (0.0, 0.0), 0.0)
@@ -109,17 +113,18 @@ class Equations:
         return Forces(forces, (max(squares[0], 0.0), max(squares[1], 0.0)), slope)
 
     def _ridged(self, balance: float) -> Array | None:
-        """The factor of a singular system, moved by a ridge; None where that does not help."""
+        """The factor of a singular system with a ridge added; None where that fails too."""
         matrix = self.matrix(balance)
-        sizes = np.diagonal(matrix).copy()  # 0 where a joint unit has no open unit behind it
+        sizes = np.diagonal(matrix).copy()  # 0 where no open unit feeds a joint unit
         matrix[np.diag_indices(len(matrix))] += RIDGE * np.where(sizes > 0, sizes, sizes.max() or 1.0)
         factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
         return None if failed else factor
 
 
 def _factor(matrix: Array) -> tuple[Array | None, bool]:
-    """The Cholesky factor, below the diagonal, of a matrix of which the lower triangle is read (and
-    overwritten); None and False where it is singular.
+    """The lower Cholesky factor and True; None and False where the matrix is singular.
+
+    Only the lower triangle of the matrix is read, and it is overwritten.
     """
     diagonal = np.diagonal(matrix).copy()
     factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
@@ -129,7 +134,7 @@ def _factor(matrix: Array) -> tuple[Array | None, bool]:
 
 
 class Side:
-    """One point's gates, and the rows of its pre-activations in units of the first layer's."""
+    """The gates of one point, and the rows of its pre-activations as combinations of the first layer's."""
 
     def __init__(self, network: Network, gates: Gates) -> None:
         self.network, self.gates = network, gates
@@ -137,7 +142,7 @@ class Side:
         self._cuts = np.cumsum([0, *(len(gate) for gate in gates)]).tolist()
         self._units = np.zeros(0, np.intp)  # deeper units whose rows are known, and:
         self._rows = self._inner = np.zeros((0, 0))  # C of the open units of the first layer, C L L^T C^T
-        self._asked, self._block = self._units, self._inner  # the products that were asked for last
+        self._asked, self._block = self._units, self._inner  # the last request of `block`, and its answer
 
     @cached_property
     def _open(self) -> np.ndarray:
@@ -157,7 +162,7 @@ class Side:
         return np.concatenate(masks)
 
     def base(self, first: Array) -> Array:
-        """[n]: the pre-activations where those of the first layer are given, [n_1]."""
+        """[n]: all pre-activations, from those of the first layer [n_1]."""
         values = [first]
         for gate, (weight, bias) in zip(self.gates, self.network.layers[1:], strict=False):
             values.append(weight @ (gate * values[-1]) + bias)
@@ -171,7 +176,7 @@ class Side:
         return np.concatenate(values)
 
     def pull(self, force: Array) -> Array:
-        """C^T f [n_1]: forces [n] on the first layer only that do the same."""
+        """C^T f [n_1]: the forces on the first layer alone that are equivalent to forces [n] on all units."""
         last = len(self.gates) - 1
         total = force[self._cuts[last] :]
         for i in reversed(range(last)):
@@ -180,7 +185,7 @@ class Side:
         return total
 
     def block(self, units: np.ndarray) -> Array:
-        """R R^T of some units, [k, k]; those of the first layer come last. Not to be written to."""
+        """R R^T of some units, [k, k]; first-layer units must come last. Do not write to the result."""
         if not np.array_equal(units, self._asked):
             self._asked, self._block = units, self._products(units)
         return self._block
@@ -201,7 +206,7 @@ class Side:
         return block
 
     def _known(self, units: np.ndarray) -> np.ndarray:
-        """Where deeper units are in the list of those whose rows are known; the others are added to it."""
+        """The places of deeper units in the list of known rows; missing units are added to the list."""
         place = np.full(self._cuts[-1], -1)
         place[self._units] = np.arange(len(self._units))
         if len(new := units[place[units] < 0]):
@@ -217,14 +222,14 @@ class Side:
         return place[units]
 
     def _coefficients(self, units: np.ndarray) -> Array:
-        """Rows of C for deeper units, the columns of the open units of the first layer: [k, .]."""
+        """Rows of C for deeper units, with only the columns of open first-layer units: [k, .]."""
         if len(self.gates) == 2:
             return self.network.layers[1].weight.take(units - self._first, 0).take(self._open, 1)
         return self._all[units - self._first]
 
     @cached_property
     def _all(self) -> Array:
-        """C of all deeper units."""
+        """The rows of C of all deeper units."""
         pieces = [self.network.layers[1].weight[:, self._open]]
         for gate, (weight, _) in zip(self.gates[1:], self.network.layers[2:], strict=False):
             pieces.append(weight[:, gate] @ pieces[-1][gate])

@@ -1,6 +1,6 @@
-"""Exact collisions from approximate ones, each with a proof: the inflation lemma, for any number of layers.
+"""Proofs that an exact collision lies near an approximate one: the inflation lemma, for any depth.
 
-Lemma. Let x~ = (u~, v~) and fix gates. Call some units *held*: their pre-activation is to be 0, and they
+Lemma. Let x~ = (u~, v~) and fix gates. Call some units *held*: their pre-activation shall be 0, and they
 count as closed. Every pre-activation is then affine, p_j = A_j x + a_j. Let M x~ = c collect the equations
 
     p_j(u~) = p_j(v~) for every unit of the last layer that is open (in both),
@@ -12,11 +12,11 @@ branch, then an exact collision lies within rho_u of u~ and rho_v of v~, and thi
 
     max(|u~ - u| + rho_u, |v~ - v| + rho_v).
 
-Proof. Put x^ = x~ - M^+ e. It solves the equations, for e is in the range. A branch moves by at most its rho,
-so a pre-activation that is not held changes by at most |A_j| rho and keeps its sign. By induction over the
-layers the gates are therefore those of the real network at x^: an open unit passes p_j >= 0, a closed one
-gives 0, and a held one gives 0 in either state. In the last layer open units agree by the equations, and all
-others are 0. QED.
+Proof. Put x^ = x~ - M^+ e. It solves the equations, because e is in the range. A branch (u~ or v~) moves by
+at most its rho, so a pre-activation that is not held changes by at most |A_j| rho and keeps its sign. By
+induction over the layers the gates are therefore those of the real network at x^: an open unit passes p_j >=
+0, a closed one gives 0, and a held one gives 0 in either state. In the last layer open units agree by the
+equations, and all others are 0. QED.
 
 The units of a last layer without ReLU count as open and need no sign: they agree by the equations.
 
@@ -28,10 +28,11 @@ as B w = 0 with w affine in x~; the range of M lies in range B + R^held and e is
 that rank M = rank B + number of held units. Such a B is F A, with w = u~ - v~, where the gates of both points
 agree; and always F L of the last layer, with w the difference of the hidden values that are open somewhere.
 
-Rounding. Residuals and margins carry bounds of their own rounding errors, and norms are rounded up. One
-assumption is left, where M is not of full row rank: singular values at the level of rounding stand for zeros.
-It is held against the residual: what of it lies outside the range so found has to be rounding, in each row by
-the size of that row. So a small row of M is not taken for zero where the features show that it is none.
+Rounding. Residuals and margins include bounds of their own rounding errors, and norms are rounded up. One
+assumption remains, where M does not have full row rank: singular values at the level of rounding count as
+zero. It is tested on the residual. The part of the residual outside the range so found must be explained by
+rounding, in each row by the size of that row. So a small row of M is not taken for zero if the features show
+that it is not.
 """
 
 from __future__ import annotations
@@ -46,24 +47,24 @@ from semirobust.collisions.network import Gates, Network, gates_equal
 from semirobust.collisions.result import Point, budget
 from semirobust.extractors import UNIT, Array, extremes, numerical_rank
 
-HOLD = 1e-7  # pre-activations up to this are held at zero, where the plain lemma does not apply
-KINK = 1e-12  # of the largest pre-activation of a layer: zero but for rounding
-CORRECTIONS = 2  # steps x~ - M^+ e: one is exact but for rounding
-OUTSIDE = 4.0  # times what rounding, also of the other rows, explains of a residual outside the range of M
-WELL_CONDITIONED = 1e6  # up to this condition number the Gram matrix is as good as the singular values
+HOLD = 1e-7  # pre-activations up to this size are held at zero if the plain lemma does not apply
+KINK = 1e-12  # relative to the layer's largest pre-activation; up to this a unit is zero up to rounding
+CORRECTIONS = 2  # steps x~ - M^+ e; one would be exact without rounding
+OUTSIDE = 4.0  # a residual outside the range of M may be this many times what rounding explains
+WELL_CONDITIONED = 1e6  # up to this condition number the Gram matrix is as good as the SVD
 
 
 def verify_pair(
     network: Network, u: Array, v: Array, at_u: Array, at_v: Array, *, holds: tuple[float, ...] = (0.0, HOLD)
 ) -> Point:
-    """The exact collision near (at_u, at_v), [d] each; the points themselves, unverified, where none is
-    proved.
+    """The exact collision near (at_u, at_v), [d] each; the unverified points where none is proved.
 
-    holds: pre-activations up to each of these in turn are held at zero; 0.0 is the plain lemma. In reverse
-        where some are zero but for rounding: the plain lemma then hardly ever applies.
+    holds: thresholds, tried in turn; pre-activations up to the threshold are held at zero. 0.0 is the plain
+        lemma. The order is reversed where some pre-activations are zero up to rounding, because the plain
+        lemma then hardly ever applies.
     """
     if np.isfinite(at_u).all() and np.isfinite(at_v).all():
-        if np.array_equal(at_u, at_v):  # the same point: nothing to prove
+        if np.array_equal(at_u, at_v):  # the same point: a collision without further proof
             return Point(budget(u, v, at_u, at_v), at_u, at_v, True)
         values = network.pre_activations(np.stack([at_u, at_v]))  # [2, n_i]
         for hold in reversed(holds) if _at_kink(values[: network.signed]) else holds:
@@ -87,8 +88,9 @@ class _Branch(NamedTuple):
 def _inflate(
     network: Network, u: Array, v: Array, at_u: Array, at_v: Array, reached: list[Array], hold: float
 ) -> Point | None:
-    """The lemma with the pre-activations in [-hold, hold] held, given those of both points, [2, n_i]; None
-    where its conditions fail.
+    """The lemma with all pre-activations in [-hold, hold] held; None where its conditions fail.
+
+    reached: the pre-activations of both points, [2, n_i] for each layer.
     """
     branches, both = _branches(network, reached, hold)
     matrix = _equations(branches, both)  # M [m, 2 r]
@@ -121,8 +123,9 @@ def _inflate(
 def _branches(
     network: Network, values: list[Array], hold: float
 ) -> tuple[tuple[_Branch, _Branch], np.ndarray]:
-    """Gates and held units at the two points, from their pre-activations [2, n_i], and the last layer's
-    gates: open where it is at both.
+    """Gates and held units of both points, from their pre-activations [2, n_i], and the last gates.
+
+    A unit of the last layer is open where it is open at both points.
     """
     last_u, last_v = values[-1]
     both = (last_u > 0) & (last_v > 0) & (np.maximum(last_u, last_v) > hold) | (not network.rectified)  # [m]
@@ -130,7 +133,7 @@ def _branches(
     for value in zip(*values, strict=True):
         gates = (*(layer > hold for layer in value[:-1]), both)
         pieces = network.affine(gates)
-        # a unit with a constant pre-activation cannot be held; nor need it be
+        # a unit with a constant pre-activation cannot be held, and need not be
         held = tuple(
             (np.abs(layer) <= hold) & rows.any(axis=1) & (hold > 0)
             for layer, (rows, _) in zip(value, pieces, strict=True)
@@ -173,21 +176,21 @@ def _stack(
 def _signs_hold(
     network: Network, branch: _Branch, values: list[Array], bounds: list[Array], move: float
 ) -> bool:
-    """Every unit that is not held keeps its sign when the point moves by `move`."""
+    """Whether every unit that is not held keeps its sign when the point moves by `move`."""
     entries = zip(values, bounds, branch.gates, branch.held, branch.pieces, strict=True)
     for value, bound, gate, held, (rows, _) in itertools.islice(entries, network.signed):
         norms = np.linalg.norm(rows, axis=1)
         norms = np.where(norms > 0, norms + network.fuzz, 0.0)
         margin = np.where(gate, value, -value) - bound - norms * move * (1 + 1e-9)
-        if not (margin[~held] >= 0).all():  # also where it is not a number
+        if not (margin[~held] >= 0).all():  # fails for NaN too
             return False
     return True
 
 
 class _Inverse(NamedTuple):
-    """M^+ as a product of factors, the first [2 r, .], and a bound of its norm, hence of both its blocks'.
+    """M^+ as a product of factors, the first [2 r, .], and a bound of its norm, which bounds both blocks.
 
-    span: an orthonormal basis of the range of M [m, rank], where that is not everything.
+    span: an orthonormal basis of the range of M, [m, rank]; None if M has full row rank.
     """
 
     factors: tuple[Array, ...]
@@ -203,7 +206,7 @@ class _Inverse(NamedTuple):
 def _inverse(
     network: Network, branches: tuple[_Branch, _Branch], both: np.ndarray, matrix: Array
 ) -> _Inverse | None:
-    """M^+, or None where the residual may lie outside the range of M or M is too near a lower rank."""
+    """M^+; None where the residual may lie outside the range of M, or M is too near to lower rank."""
     count, width = matrix.shape
     if count == 0:
         return _Inverse((np.zeros((width, 0)),), 0.0)
@@ -231,7 +234,7 @@ def _inverse(
 
 
 def _gram(network: Network, branches: tuple[_Branch, _Branch], both: np.ndarray, matrix: Array) -> Array:
-    """M M^T; with one layer its entries are known."""
+    """M M^T; with one layer its entries are taken from `Network.gram`."""
     if len(network.layers) > 1:
         return matrix @ matrix.T
     rows = [np.concatenate([np.flatnonzero(both), np.flatnonzero(branch.held[0])]) for branch in branches]
@@ -247,7 +250,7 @@ def _gram(network: Network, branches: tuple[_Branch, _Branch], both: np.ndarray,
 
 
 def _inverse_triangle(lower: np.ndarray) -> Array:
-    """The inverse of a lower triangle. Raises LinAlgError where it has none."""
+    """The inverse of a lower triangular matrix. Raises LinAlgError if it is singular."""
     inverse, failed = dtrtri(lower, lower=1)
     if failed:
         raise np.linalg.LinAlgError("a zero on the diagonal")

@@ -1,16 +1,17 @@
-"""The search of `admm`: alternating directions for many pairs at once, as tensors.
+"""The pattern search of `admm`: alternating directions on tensors, for many pairs at once.
 
-Write p and p' for the pre-activations of both points. In the last layer the pair (p_j, p'_j) of a unit has to
-lie in {p = p' >= 0} or {p <= 0, p' <= 0}, or in {p = p'} where no ReLU follows; in a hidden layer each point
-has to satisfy h_j = max(p_j, 0). These sets are not convex, but the nearest point of each is known in closed
-form, unit by unit. The affine maps between layers, with the squared steps l |a|^2 + (1 - l) |a'|^2 as the
-cost of the first, are least squares with matrices that all pairs share. The alternating direction method of
-multipliers (Boyd et al., Foundations and Trends in Machine Learning 3, 2011) goes back and forth between the
-two. The penalty starts small, where the cost rules and units change their state freely, and grows until the
-pattern is settled; l, which stands for the maximum of both steps, moves until these are equal. Deeper
-networks take longer steps (over-relaxation, section 3.4.3 there), without which they hardly settle.
+Write p and p' for the pre-activations of both points. In the last layer the pair (p_j, p'_j) of a unit must
+lie in {p = p' >= 0} or {p <= 0, p' <= 0}, or in {p = p'} where no ReLU follows. In a hidden layer each point
+must satisfy h_j = max(p_j, 0). These sets are not all convex, but the nearest point of each is known in
+closed form, unit by unit. The affine maps between layers, with the squared steps l |a|^2 + (1 - l) |a'|^2 as
+the cost of the first, are least-squares problems with matrices that all pairs share. The alternating
+direction method of multipliers (Boyd et al., Foundations and Trends in Machine Learning 3, 2011) alternates
+between the two. The penalty starts small: at first the cost dominates and units change their state freely. It
+grows until the pattern has settled. The weight l replaces the maximum of both steps by a weighted sum, and
+moves until the steps are equal. Deeper networks take longer steps (over-relaxation, section 3.4.3 there),
+without which they hardly settle.
 
-All that is wanted is a pattern, so float32 is enough.
+Only a pattern is needed, so float32 is enough.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from semirobust.collisions.solvers.active_set import Guess, Start
 from semirobust.extractors import Array
 
 DTYPE = torch.float32
-# With one layer, with more:
-PENALTIES = (np.geomspace(0.25, 2, 12), np.geomspace(0.5, 16, 8))  # in turn, in units of the cost
-ITERATIONS = (60, 240)  # shared among the penalties
+# Pairs of values: for one layer, for more.
+PENALTIES = (np.geomspace(0.25, 2, 12), np.geomspace(0.5, 16, 8))  # used in turn, relative to the cost
+ITERATIONS = (60, 240)  # divided among the penalties
 RELAXATION = (1.0, 1.7)
 BALANCING = 10  # iterations between changes of l
 BOUNDS = (0.01, 0.99)  # of l
@@ -41,7 +42,8 @@ class Splitting:
     """The least-squares maps of a network on a device, and the iterations.
 
     Weights make the layers comparable: that of layer i is 1 / s_i^2 times that of layer i - 1, for s_i the
-    root mean square of the singular values of its matrix. Hidden values weigh as their pre-activations.
+    root mean square of the singular values of its matrix. Hidden values have the weight of their
+    pre-activations.
     """
 
     def __init__(self, network: Network, device: torch.device) -> None:
@@ -64,27 +66,27 @@ class Splitting:
         return torch.from_numpy(array).to(self.device, DTYPE)
 
     def shrink(self, penalty: float) -> torch.Tensor:
-        """[r]: of the steps in the singular basis that would give given pre-activations, the share taken."""
+        """[r]: factors from wanted changes of the pre-activations to steps, both in the singular bases."""
         scale = penalty * self.weight
         return (scale * self.sigma / (1 + scale * self.sigma**2)).to(self.device, DTYPE)
 
     def first(self, penalty: float) -> torch.Tensor:
-        """[n_1, n_1], symmetric: from wanted changes of the pre-activations to those that are worth it."""
+        """[n_1, n_1], symmetric: maps wanted changes of the pre-activations to the least-squares changes."""
         return (self.left * (self.shrink(penalty) * self.sigma.to(self.device, DTYPE))) @ self.left.T
 
     def deeper(self, layer: int, hidden: torch.Tensor, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest (h, W h + k) of layer 2, 3, ... (1, 2, ... here) to given h [N, .] and p [N, .].
+        """The nearest (h, W h + k) of layer 2, 3, ... (index 1, 2, ...) to given h [N, .] and p [N, .].
 
-        With t the weight of p, h + W^T y and p - y / t for y = (1 / t + W W^T)^-1 (p - k - W h).
+        With t the weight of p it is (h + W^T y, p - y / t) for y = (1 / t + W W^T)^-1 (p - k - W h).
         """
         both, weight, step = self.deeper_maps[layer - 1]
         y = torch.cat([hidden, p - self.biases[layer]], 1) @ both
         return torch.addmm(hidden, y, weight), torch.add(p, y, alpha=-1 / step)
 
     def search(self, ends: Array, starts: range, iterations: int, seed: int) -> list[list[Start]]:
-        """The iterations from S starts for the pairs with these ends [2, B, d]: for each what all gave.
+        """The iterations from S starts for the pairs `ends` [2, B, d]: the results of all starts, by pair.
 
-        States are [2 S B, n_i]: all starts of all u, then those of v.
+        States are [2 S B, n_i]: all starts of all u, then those of all v.
         """
         pairs, network = ends.shape[1], self.network
         count, depth = len(starts) * pairs, len(network.layers)
@@ -130,7 +132,7 @@ class Splitting:
         return [settled[pair::pairs] for pair in range(pairs)]
 
     def _beyond(self, before: torch.Tensor, after: torch.Tensor, dual: torch.Tensor) -> torch.Tensor:
-        """The step from one to the other, made longer, plus the dual."""
+        """The over-relaxed step from `before` to `after`, plus the dual."""
         return (after if self.relaxation == 1 else torch.lerp(before, after, self.relaxation)) + dual
 
 
@@ -142,8 +144,10 @@ def _weight(matrix: Array) -> float:
 def _start(
     values: Sequence[torch.Tensor], middle: Sequence[torch.Tensor], starts: range, seed: int
 ) -> list[torch.Tensor]:
-    """Pre-activations to start from, [2, S, B, n_i], for those of the ends [2, B, n_i] and of their midpoint
-    [B, n_i]: the midpoint, the ends, then these in turn with noise, the same for every pair.
+    """Pre-activations to start from, [2, S, B, n_i]: the midpoint, the ends, then these in turn with noise.
+
+    values: those of the ends, [2, B, n_i]. middle: those of the midpoint, [B, n_i]. The noise is the same for
+    every pair, up to scale.
     """
     out = []
     for layer, (value, mean) in enumerate(zip(values, middle, strict=True)):
@@ -168,10 +172,10 @@ def _balance(balance: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
 
 
 def _on_relu(p: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest point with h = max(p, 0), for each unit: open where h > -p for p >= 0, and where
-    h > (1 + sqrt 2) |p| else.
+    """The nearest point with h = max(p, 0), for each unit.
 
-    Masks are floats, and choices products: several times as fast as booleans.
+    A unit is open where h > -p if p >= 0, and where h > (1 + sqrt 2) |p| if p < 0. Masks are floats, and
+    selections are products: this is several times as fast as with booleans.
     """
     is_open = torch.gt(leaky_relu(p, KINK).add_(h), 0, out=torch.empty_like(p))
     value = (p + h).mul_(0.5)
@@ -179,10 +183,10 @@ def _on_relu(p: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def _on_collision(p: torch.Tensor, balance: torch.Tensor, rectified: bool = True) -> torch.Tensor:
-    """The nearest p, p' [2 B, m] that are equal or both at most 0, in distances weighed by l and 1 - l;
-    without ReLU they have to be equal.
+    """The nearest p, p' [2 B, m] that are equal or both at most 0, in distances weighted by l and 1 - l.
 
-    Equal is nearer where both are positive; where p > 0 >= p' if p > sqrt(1 - l) (p - p'), and vice versa.
+    Without ReLU they must be equal. With ReLU equal values are nearer where both are positive, and where p >
+    0 >= p' if p > sqrt(1 - l) (p - p'), and vice versa.
     """
     count = len(p) // 2
     weighed = balance * p
@@ -196,7 +200,7 @@ def _on_collision(p: torch.Tensor, balance: torch.Tensor, rectified: bool = True
 
 
 def _read(network: Network, p: list[Array], balance: list[float]) -> list[Start]:
-    """The patterns of the final pre-activations [2 B, n_i]; units at exactly 0 are held there."""
+    """The patterns of the final pre-activations [2 B, n_i]; units at exactly 0 are held at 0."""
     count = len(balance)
     held = np.concatenate([value == 0 for value in p], axis=1)
     settled = []
