@@ -188,7 +188,8 @@ def network(
     ``train(config, checkpoints)`` returns a state dict, or a state dict and a log (a mapping that JSON can
     hold). ``checkpoints`` is a folder for this training only; it stays if the training is killed, and is
     removed when it has finished. The metadata holds ``config``, ``log``, ``wall_time_s`` (of the last,
-    resumed call), the versions and the machine, and ``sha256``, the checksum of the cached file. Errors as in `run`.
+    resumed call), the versions and the machine, and ``sha256``, the checksum of the cached file. Errors as in
+    `run`.
     """
     expected = canonical(config)
     path = cache_root() / f"{config_hash(config)}.safetensors"
