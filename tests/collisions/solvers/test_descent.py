@@ -7,7 +7,6 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import cvxopt
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -133,6 +132,7 @@ def appendix_d(
     b = -rows @ (u - v)
     cost = np.zeros(1 + 2 * n0)
     cost[0] = 1
+    cvxopt = pytest.importorskip("cvxopt")
     answer = cvxopt.solvers.conelp(
         *(cvxopt.matrix(np.ascontiguousarray(part)) for part in (cost, g, h)),
         dims={"l": 2 * n1, "q": [n0 + 1, n0 + 1], "s": []},
