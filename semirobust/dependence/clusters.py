@@ -1,5 +1,4 @@
-"""Plug-in information between classes: of the clusters or predictions of two layers, or of a layer and the
-label."""
+"""Plug-in information between discrete values: clusters or predictions of layers, or labels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The nearest-neighbour estimate of mutual information of Kraskov, Stoegbauer and Grassberger (2004), first
-form.
+"""The nearest-neighbour estimate of mutual information of Kraskov et al. (2004), in its first form.
 
 I = psi(k) + psi(n) - mean(psi(n_x + 1) + psi(n_y + 1)) nats, divided by ln 2 for bits (their equation 8):
 n_x counts the samples whose x is strictly nearer than the k-th neighbour in the joint space; all distances

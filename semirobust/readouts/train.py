@@ -1,4 +1,4 @@
-"""Adversarial training of the head of a readout, in l2 without the box [0, 1]."""
+"""Adversarial training of the head of a readout: in l2 without the box [0, 1], or in l-infinity."""
 
 from __future__ import annotations
 
