@@ -1,9 +1,9 @@
 """Lower bounds of a readout's margin over an l2 ball, by linear bounds of each ReLU.
 
-The bounds are those of CROWN (arXiv 1811.00866). A ReLU whose input lies in [l, u], l < 0 < u, is at most
-u (z - l) / (u - l), and at least a z for every a in [0, 1]. So a linear function of its output is at least a linear function of its input, and, layer by layer, of
-the image; over a ball that has a minimum in closed form. The intervals [l, u] come from the same bound, layer
-after layer. Without ReLUs it is exact.
+The bounds are those of CROWN (arXiv 1811.00866). A ReLU whose input lies in [l, u], l < 0 < u, is at most u
+(z - l) / (u - l), and at least a z for every a in [0, 1]. So a linear function of its output is at least a
+linear function of its input, and, layer by layer, of the image; over a ball that has a minimum in closed
+form. The intervals [l, u] come from the same bound, layer after layer. Without ReLUs it is exact.
 """
 
 from __future__ import annotations

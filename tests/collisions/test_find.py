@@ -337,7 +337,7 @@ def test_bad_options() -> None:
         find_collisions(GOOD, u, v, method="descent", max_programs=0)
     with pytest.raises(ValueError, match="too many patterns"):
         enumerate_patterns([(np.ones((11, 2)), None)], u, v)
-    with pytest.raises(TypeError, match="real numbers"):
+    with pytest.raises(TypeError, match="is not a real array"):
         linear_collision([["a"]], u, v)
     with pytest.raises(ValueError, match="negative has 1 columns"):
         linear_distances(np.eye(2), u, [[1]])
