@@ -169,9 +169,10 @@ def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def sign_test(a: int, b: int) -> float:
-    """Probability of at least ``a`` heads in a + b tosses of a fair coin."""
-    total = a + b
-    return sum(math.comb(total, heads) for heads in range(a, total + 1)) / 2**total
+    """Probability of at least ``a`` heads in a + b tosses of a fair coin; 1 without a toss."""
+    from scipy.stats import binomtest  # takes a moment to import
+
+    return float(binomtest(a, a + b, alternative="greater").pvalue) if a + b else 1.0
 
 
 def mean_interval(values: torch.Tensor, *, low: float = -1.0, high: float = 1.0) -> tuple[float, float]:
