@@ -124,15 +124,9 @@ def gap(first: Bound, second: Bound, loss: str) -> Gap:
     return Gap(float(difference[high]), float(budgets[high]), float(difference[low]), float(budgets[low]))
 
 
-def forced_at(found: Bound, level: float, loss: str) -> float | None:
-    """The smallest of the budgets at which a loss of ``level`` is forced; None if at none of them."""
-    (reached,) = np.nonzero(found.loss(loss) >= level)
-    return float(found.budgets[reached[0]]) if len(reached) else None
-
-
 def crossing(found: Bound, level: float, loss: str) -> float | None:
     """About where the curve reaches ``level``: by a straight line between the two budgets next to it. For
-    comparing curves closer than the budgets are; what is proved is `forced_at`."""
+    comparing curves closer than the budgets are; what is proved is the loss at the budgets."""
     values = found.loss(loss)
     (reached,) = np.nonzero(values >= level)
     if not len(reached):
