@@ -1,9 +1,9 @@
 """Rigorous l2 Lipschitz constants of layers and networks.
 
 The proof of (16) in arXiv 2307.03803 takes Frobenius norms of weight matrices. For a convolution the kernel's
-Frobenius norm is no bound at all: a 3x3 kernel of ones has 3, its map has norm 9. Here every layer has its
-operator norm at the true input size, and a network the product along each path, summed over the branches of a
-residual block. "Rigorous" is up to float64 rounding.
+Frobenius norm is not a bound: a 3x3 kernel of ones has Frobenius norm 3, but its map has norm 9. Here a layer
+has its operator norm at the true input size, and a network has the product along each path, summed over the
+branches of a residual block. "Rigorous" is up to float64 rounding.
 """
 
 from __future__ import annotations

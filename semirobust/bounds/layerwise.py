@@ -22,10 +22,10 @@ LOGIT_FACTOR = math.sqrt(2)  # l2 Lipschitz constant, in the logits, of cross-en
 class Telescope:
     """Bounds of ||F~(x) - F*(x)||_2 for N images; all tensors float64 on the CPU.
 
-    difference [N]: the truth. bound [N]: the sum over the layers of f_b of what each one changes in the
-    activations of F*, exactly, times the operator norms of all later layers of F~. product_bound [N]: the
+    difference [N]: the truth. bound [N]: the sum over the layers of f_b of the exact change that each
+    makes to the activations of F*, times the operator norms of all later layers of F~. product_bound [N]: the
     same with ||W~ - W*|| ||z*|| + ||b~ - b*|| for the change. printed_bound [N]: the right side of (15) of
-    arXiv 2307.03803, which is no bound. layers: names of the L layers that differ; contributions [N, L]:
+    arXiv 2307.03803, which is not a bound. layers: names of the L layers that differ; contributions [N, L]:
     their shares of ``bound``.
     """
 
@@ -86,7 +86,7 @@ class Walk(fx.Interpreter):
     """Runs F* and carries, beside each value, the errors [N, L] of F~ there, by the layer that caused them.
 
     With a ``radius`` the errors hold for all x' with ||x' - x||_2 <= radius: the activations z* of F* move by
-    at most their Lipschitz constant times it.
+    at most their Lipschitz constant times the radius.
     """
 
     def __init__(self, pair: Pair, in_shape: tuple[int, ...], *, radius: float) -> None:

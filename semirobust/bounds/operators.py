@@ -1,4 +1,4 @@
-"""Spectral norms of the linear maps of a network: kernels of ``bounds.constants``, all in float64."""
+"""Spectral norms of the linear maps of a network: the basis of ``bounds.constants``, in float64."""
 
 from __future__ import annotations
 

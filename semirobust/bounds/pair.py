@@ -24,7 +24,10 @@ class Pair:
 def folded_pair(
     model_star: nn.Module, model_tilde: nn.Module, n_fb: int, *, dtype: torch.dtype = torch.float64
 ) -> Pair:
-    """Raises ``ValueError`` for networks of different shape, or that differ in f_a."""
+    """Both networks with BatchNorm folded in.
+
+    Raises ``ValueError`` for networks of different shape, or that differ in f_a.
+    """
     star, tilde = folded(model_star, dtype=dtype), folded(model_tilde, dtype=dtype)
     shapes = [{name: tuple(p.shape) for name, p in body.named_parameters()} for body in (star, tilde)]
     for name in {**shapes[0], **shapes[1]}:

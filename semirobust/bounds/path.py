@@ -22,7 +22,7 @@ def distance(pair: Pair) -> float:
 
 
 def between(pair: Pair, t: float) -> fx.GraphModule:
-    """The network with f_b at omega* + t (omega~ - omega*), BatchNorm folded; f_a is theirs."""
+    """The network with f_b at omega* + t (omega~ - omega*), BatchNorm folded in; f_a is the shared one."""
     body = copy.deepcopy(pair.star)
     for name in pair.names_b:
         body.get_parameter(name).lerp_(pair.tilde.get_parameter(name), t)

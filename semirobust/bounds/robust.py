@@ -25,9 +25,9 @@ from semirobust.bounds.pair import check_images, folded_pair
 class RobustDifference:
     """Certified bounds over all perturbations of l2 norm at most ``radius``.
 
-    output [N]: sup over the ball of ||F~ - F*||_2, by image. loss: of the difference of the adversarial
-    cross-entropies, in nats. correlation: of the difference of the robust correlations of the margins
-    clipped to [-1, 1]; never more than 2. trivial: it is 2, which says nothing.
+    output [N]: sup over the ball of ||F~ - F*||_2, by image. loss: bound on the difference of the
+    adversarial cross-entropies, in nats. correlation: bound on the difference of the robust correlations of
+    the margins clipped to [-1, 1]; never more than 2. trivial: that bound is 2, which says nothing.
     """
 
     radius: float
@@ -92,7 +92,7 @@ def lipschitz_certificate(
     the layer below moves; ``constant``: l2 Lipschitz constant of the rest of the network on a convex set
     that holds the attacked values. ``multiclass``: margins are logit(y) - max of the others and the constant
     is that of the logits, so that margins move by sqrt(2) times it; otherwise margins are y G(x) of a scalar
-    output with that constant. A margin of exactly its largest move does not count as robust. Raises
+    output with that constant. A margin equal to its largest move does not count as robust. Raises
     ``ValueError`` for no or non-finite margins, or a constant or reach that is negative.
     """
     if margins.ndim != 1 or len(margins) == 0 or not bool(torch.isfinite(margins).all()):

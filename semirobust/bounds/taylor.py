@@ -1,6 +1,7 @@
 """The second-order bound on the price of another f_b, with what (11) to (13) of arXiv 2307.03803 leave out.
 
-It needs the largest eigenvalue of a symmetric matrix that is known only by its products: Lanczos (1950).
+The bound needs the largest eigenvalue of the f_b block of a Hessian. This symmetric matrix is known only by
+its products with vectors, so ``largest_eigenvalue`` uses the method of Lanczos (1950).
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _smooth(body: fx.GraphModule, names: Sequence[str]) -> bool:
 class Ritz:
     """An estimate from below of the largest eigenvalue: the Rayleigh quotient of a vector.
 
-    Some eigenvalue lies within ``residual`` of ``value``; not surely the largest one. ``steps``: products.
+    Some eigenvalue lies within ``residual`` of ``value``, not necessarily the largest. ``steps``: products.
     """
 
     value: float
@@ -215,7 +216,7 @@ def largest_eigenvalue(
 ) -> Ritz:
     """Lanczos with full reorthogonalisation on v -> ``product(v)``, from ``start`` [d], a random vector.
 
-    Works for any sign of the spectrum: the largest eigenvalue is the largest, not that of largest modulus.
+    Works for any sign of the spectrum: it estimates the largest eigenvalue, not that of largest modulus.
     Stops after ``steps`` products, when the space is exhausted, or when the residual is below ``tolerance``
     times the largest modulus met. Keeps ``steps`` vectors of length d.
     """

@@ -5,7 +5,7 @@ flow     maximum flow in bipartite graphs with real capacities
 blocks   the decomposition of a graph into blocks of equal ratio
 budgets  the losses of a whole range of budgets
 checks   checks of edges and weights
-exact    the slow twin in fractions
+exact    a slow twin in fractions
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """The decomposition of a conflict graph into blocks, on each of which the optimal probabilities are constant.
 
-One block of positive vertices A and negative vertices B, with weights p(A), p(B): send flow from A to B along
-the edges, where u may send p_u / r and v may take p_v / (1 - r), with r = p(A) / (p(A) + p(B)). If all can be
-sent, then q = r on A and 1 - r on B, and the flow is the multiplier. If not, the minimum cut splits the block
-in two: the vertices that the source still reaches, and the rest. All blocks of one depth share one flow
-computation, because no edge joins them.
+A block has positive vertices A and negative vertices B, with weights p(A) and p(B). Send flow from A to B
+along the edges: u may send p_u / r and v may take p_v / (1 - r), with r = p(A) / (p(A) + p(B)). If all of it
+can be sent, then q = r on A and 1 - r on B, and the flow is the multiplier. If not, the minimum cut splits
+the block in two: the vertices that the source still reaches, and the rest. All blocks of one depth share one
+flow computation, because no edge joins them.
 
-Capacities are integers in units of 2^-60 of the total weight. A block counts as saturated when no more is
-missing than rounding explains (2^-50 of its weight and one unit for each vertex). So the blocks are those of
-the exact theorem whenever the distances to saturation are larger, above all for equal weights and for weights
-that are counts; and a distance that is smaller changes the loss by its square, below rounding.
+Capacities are integers in units of 2^-60 of the total weight. A block counts as saturated when the
+missing flow is no more than rounding explains (2^-50 of its weight and one unit for each vertex). So the
+blocks are those of the exact theorem whenever the distances to saturation are larger, above all for equal
+weights and for weights that are counts. A smaller distance changes the loss by its square, below rounding.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def solve(u: Integers, v: Integers, p: Floats, m: Floats) -> Solution:
 
 
 def decompose(u: Integers, v: Integers, p: Floats, m: Floats) -> Solution:
-    """`solve` for positive weights and vertices with an edge each; may exceed a constraint by rounding."""
+    """`solve` for positive weights, where every vertex has an edge; rounding may exceed a constraint."""
     q_p, q_m, x = np.empty(len(p)), np.empty(len(m)), np.zeros(len(u))
     total = p.sum() + m.sum()
     a, b, e = np.arange(len(p)), np.arange(len(m)), np.arange(len(u))  # what is still open

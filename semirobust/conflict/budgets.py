@@ -1,10 +1,11 @@
 """Least robust losses over a range of budgets, from the distances of all pairs at once.
 
 At every budget the graph of the pairs with epsilon <= budget gives the least 0-1 loss and cross-entropy of
-any classifier behind the features (`semirobust.conflict`). Five thousand points a class have 25 million
-pairs, and of their edges few matter: the optimum over some edges is the optimum over all of them as soon as
-its probabilities q keep q_u + q_v <= 1 on all. So edges come in only where they are violated, those of a
-smaller budget first, since they stay. In any case a graph with fewer edges gives a valid lower bound.
+any classifier behind the features (`semirobust.conflict`). With 5,000 points in each class there are 25
+million pairs, but few of their edges matter: the optimum over some edges is the optimum over all of them as
+soon as its probabilities q satisfy q_u + q_v <= 1 on every edge. So an edge is added only when it is
+violated. Smaller budgets come first, since their edges stay. A graph with fewer edges always gives a valid
+lower bound.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NEAREST = 4  # edges to start with, and to add in a round, at each vertex
 class Curve:
     """Least losses at K budgets, of the graphs of N+ and N- equally likely points. float64.
 
-    budgets: [K], in the unit of the input. edges: int [K], of the whole graphs.
+    budgets: [K], in the unit of the input. edges: int [K], the number in each whole graph.
     zero_one: [K], in [0, 1/2]. cross_entropy_nats: [K], in [0, ln 2], the value of a dual solution, rounded
         down: no classifier on these features has a smaller loss on these points.
     q_positive, q_negative: [K, N+], [K, N-], the probabilities of a right answer where it is attained;
@@ -58,11 +59,11 @@ def curve(
         say: gets a line for each budget.
 
     Raises:
-        ValueError: budgets that `ascending` refuses; and what `ConflictGraph.from_distances` raises.
-        TypeError: no real numbers.
+        ValueError: budgets that `ascending` rejects; and what `ConflictGraph.from_distances` raises.
+        TypeError: values that are not real numbers.
     """
     grid = ascending(budgets)
-    ConflictGraph.from_distances(epsilon, float(grid[0]))  # what it checks
+    ConflictGraph.from_distances(epsilon, float(grid[0]))  # for its checks
     distances = np.asarray(epsilon, np.float64)
     counts = distances.shape
     weights = [np.full(n, 1 / max(sum(counts), 1)) for n in counts]
@@ -115,14 +116,14 @@ def ascending(budgets: Sequence[float]) -> Floats:
 
 
 def violated(q_positive: Floats, q_negative: Floats) -> npt.NDArray[np.bool_]:
-    """The pairs [N+, N-] that an edge would matter for: q_u + q_v above 1."""
+    """The pairs [N+, N-] whose edge would be violated: q_u + q_v above 1 + 1e-9."""
     return q_positive[:, None] + q_negative > 1 + SLACK
 
 
 def nearest(
     distances: Floats, count: int, among: npt.NDArray[np.bool_] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """The pairs [N+, N-] that are among so many nearest ones of either end, of those in a mask."""
+    """The pairs [N+, N-] among the `count` nearest of either end; only within the mask `among`, if given."""
     chosen = np.zeros(distances.shape, bool)
     if among is None:
         for values, out in ((distances, chosen), (distances.T, chosen.T)):

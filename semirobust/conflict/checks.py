@@ -43,7 +43,7 @@ def entries(values: Reals, name: str, length: int | None = None, of: str = "") -
 
 
 def total(positive: Floats, negative: Floats) -> None:
-    """The weights are probabilities of all points together."""
+    """Raises ValueError unless all weights together sum to one, within 1e-9."""
     found = math.fsum([*positive, *negative])
     if not abs(found - 1) <= TOLERANCE:
         raise ValueError(
@@ -81,7 +81,7 @@ def edges(values: npt.ArrayLike, a: int, b: int) -> Integers:
 
 
 def distances(epsilon: npt.ArrayLike, budget: float) -> tuple[npt.NDArray[Any], np.float64]:
-    """(epsilon [N+, N-], without NaN and not copied; the budget in float64: comparing rounds nothing)."""
+    """(epsilon [N+, N-], without NaN, not copied; budget in float64, so that comparing rounds nothing)."""
     array = np.asarray(epsilon)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"epsilon has dtype {array.dtype}; expected real numbers [N+, N-]")
@@ -114,7 +114,7 @@ def probabilities(values: npt.ArrayLike, weights: Floats, name: str) -> Floats:
 
 
 def feasible(edges: Integers, sums: Floats) -> None:
-    """q_u + q_v <= 1 on every edge, up to rounding."""
+    """Raises ValueError unless q_u + q_v <= 1 on every edge, up to 1e-12."""
     if len(sums) and sums.max() > 1 + EXCESS:
         worst = int(sums.argmax())
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The slow twin of `semirobust.conflict`, in exact rational arithmetic, for graphs of some tens of vertices.
+"""A slow twin for `semirobust.conflict`, in exact rational arithmetic, for graphs of tens of vertices.
 
 The same quantities by the same theorems, with Python integers, `fractions.Fraction` and shortest augmenting
 paths: no rounding anywhere, except in the logarithms of the loss. Weights are rationals or integers, not

@@ -64,7 +64,7 @@ def bipartite_flow(u: Integers, v: Integers, left: Integers, right: Integers) ->
 def real_flow(u: Integers, v: Integers, left: Floats, right: Floats) -> tuple[Flow, int]:
     """(flow, bits): `bipartite_flow` for real capacities, rounded down to units of 2^-bits.
 
-    The flow is feasible for the capacities that were given. The unit is 2^-60 of their total, about.
+    The flow is feasible for the capacities that were given. The unit is about 2^-60 of their total.
     """
     bits = 60 - math.frexp(math.fsum([*left, *right]))[1]
     units = [np.floor(np.ldexp(capacities, bits)).astype(np.int64) for capacities in (left, right)]

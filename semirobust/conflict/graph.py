@@ -9,9 +9,9 @@ extractors", Lemma 1). So the least losses are convex programs over these q:
 - 0-1 loss, sum p_v (1 - q_v): a vertex cover of least weight, from one maximum flow (König's theorem);
 - cross-entropy, sum -p_v ln q_v: a decomposition into blocks, one flow for each level (`blocks`).
 
-Leaving out edges only lowers both, so found collisions bound the loss of every classifier from below; how
-they were found does not matter. What is reported as a lower bound is the value of a feasible dual solution,
-rounded down.
+Leaving out edges only lowers both. So the collisions that were found bound the loss of every classifier from
+below, however they were found. The reported lower bound is the value of a feasible dual solution, rounded
+down.
 
 Where this goes beyond the paper:
 1. Cross-entropy is solved by maximum flows, exactly up to rounding, not by a generic convex solver.
@@ -222,7 +222,7 @@ class ConflictGraph:
         return lower_bound(x, [Side(p, self._u, w_p), Side(m, self._v, w_m)])
 
     def certify(self, q_positive: npt.ArrayLike, q_negative: npt.ArrayLike) -> Certificate:
-        """What any feasible q proves: an upper bound, and a lower bound from one maximum flow.
+        """The bounds that a feasible q proves: an upper one, and a lower one from one maximum flow.
 
         The flow has capacities p_v / q_v. At the optimal q it fills every vertex with q_v < 1, stays on edges
         with q_u + q_v = 1, and both bounds agree; close to it they nearly do.

@@ -50,7 +50,7 @@ def scores(records: Sequence[runs.Record]) -> dict[str, np.ndarray]:
 
 
 def read(records: Sequence[runs.Record], k: float, *, permutations: int = 40_320) -> Screening:
-    """The tests of all measures on all layers; see `semirobust.prediction.screen`."""
+    """The tests of all measures on all layers; see `semirobust.statistics.screen`."""
     return statistics.screen(scores(records), outcomes(records, k), permutations=permutations)
 
 

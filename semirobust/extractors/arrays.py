@@ -15,7 +15,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 
 def as_float64(values: Any, name: str, axes: int) -> Array:
-    """A float64 array with so many axes, finite and not empty; tensors are detached and copied to the CPU."""
+    """A float64 array with `axes` axes, finite, not empty; tensors are detached and copied to the CPU."""
     array = as_reals(values, name)
     if array.ndim != axes:
         expected = {1: "[n]", 2: "[rows, columns]"}[axes]
@@ -76,7 +76,7 @@ def check_points(at: Any, u: Array) -> tuple[Array, Array]:
 
 
 def check_whole(**options: tuple[Any, int]) -> None:
-    """Raises ValueError unless each option, name = (value, least), is a whole number, at least so large."""
+    """Raises ValueError unless each option, name = (value, least), is a whole number >= its least value."""
     for name, (value, least) in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more")
@@ -97,7 +97,7 @@ UNIT = 2.0**-53  # unit roundoff of float64
 def unit_scale(rows: Array) -> Array:
     """Powers of two [m] that bring the largest entry of each row [m, d] into [1/2, 1), without rounding.
 
-    A row that is far smaller than the others would else pass for a rounding error of them.
+    Without this, a row far smaller than the others would be taken for their rounding error.
     """
     exponents = np.frexp(np.abs(rows).max(axis=1))[1]
     return np.ldexp(1.0, np.clip(-exponents, -1000, 1000))
@@ -109,5 +109,5 @@ def numerical_rank(sigma: Array, shape: tuple[int, ...]) -> int:
 
 
 def extremes(sigma: Array, rank: int) -> tuple[float, float]:
-    """The largest singular value, and the smallest that is not zero."""
+    """The largest and the smallest nonzero singular value; (0, infinity) for rank 0."""
     return (float(sigma[0]), float(sigma[rank - 1])) if rank else (0.0, np.inf)

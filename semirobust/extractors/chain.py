@@ -2,15 +2,15 @@
 
 Every value on the way is an affine function of the units of the last layer so far (of the input, before the
 first one). It is stored as a tensor [1 + n, *shape]: first the constant, then the coefficients of the n
-units. What is linear (convolutions, averages, sums) acts on that and makes no layer. A layer is made by
+units. Linear operations (convolutions, averages, sums) act on that tensor and make no layer. Layers come from
 
 - a ReLU: one unit for each number;
 - max(a, b) = relu(a - b) + b: one unit for a - b, and b is carried on. A max-pool is a tournament of these,
   first along rows, then along columns, so that windows that overlap share what they have in common.
 
 Values that are used again later are carried past a new layer: by units that repeat those they depend on
-(relu(h) = h for h >= 0), or by units of their own, one for a number that is never negative and the pair
-relu(z), relu(-z) for any other; whichever is less. Units that would be the same are made once.
+(relu(h) = h for h >= 0), or by units of their own: one for a number that is never negative, the pair
+relu(z), relu(-z) for any other. The choice is whichever needs fewer units. Equal units are made once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Recipe(NamedTuple):
 
 
 class _Units:
-    """The rows [1 + n] of a layer in the making, constant first; the same row is kept once."""
+    """The rows [1 + n] of a layer under construction, constant first; equal rows are kept once."""
 
     def __init__(self) -> None:
         self._index: dict[bytes, int] = {}
@@ -75,8 +75,8 @@ class _Units:
 
 
 class Chained:
-    """The layers made so far. Every method that makes one takes the values that are needed later on, and
-    gives them back in terms of the new units.
+    """The layers made so far. Every method that makes one takes the values that are needed later, and
+    returns them in terms of the new units.
     """
 
     def __init__(self, inputs: int, largest: int) -> None:
@@ -85,7 +85,7 @@ class Chained:
 
     @property
     def units(self) -> int:
-        """Of the last layer; inputs where there is none."""
+        """The number of units of the last layer, or of inputs where there is no layer yet."""
         return len(self.layers[-1][1]) if self.layers else self._inputs
 
     def relu(self, value: torch.Tensor, later: Values, name: str) -> tuple[torch.Tensor, Values]:
@@ -114,7 +114,7 @@ class Chained:
         return value, later
 
     def finish(self, value: torch.Tensor) -> bool:
-        """Makes `value` the output of the last layer; True with its ReLU, False without one."""
+        """Makes `value` the output of the last layer; returns whether that layer has a ReLU."""
         rows = _rows(value)
         if self.layers and not rows[:, 0].any() and ((rows != 0).sum(axis=1) == 1).all():
             units = rows[:, 1:].argmax(axis=1)

@@ -41,7 +41,7 @@ def compiled(
 ) -> tuple[list[tuple[Array, Array]], bool]:
     """The layers of the chain, and whether the last one has a ReLU. Raises as `extractors.as_chain`."""
     body = _prepared(model, upto)
-    node_shapes(body, images_shape)  # an error that says what is wrong with them
+    node_shapes(body, images_shape)  # raises a clear error if the images do not fit
     recorded = fx.Interpreter(body, garbage_collect_values=False)
     with torch.no_grad():
         recorded.run(torch.zeros(2, *images_shape, dtype=torch.float64))
@@ -73,7 +73,7 @@ def _named(traced: fx.GraphModule, upto: str) -> fx.Node:
 
 
 class _Compiler:
-    """One pass through the graph. What it gave for two blank images is read for shapes and constants."""
+    """One pass through the graph. Shapes and constants come from a run on two blank images."""
 
     def __init__(self, body: fx.GraphModule, recorded: dict[fx.Node, Any], inputs: int, largest: int) -> None:
         self._nodes = list(body.graph.nodes)
@@ -164,7 +164,7 @@ class _Compiler:
         return value + other if all(varies) else torch.cat([value[:1] + other, value[1:]])
 
     def _check_in_place(self, node: fx.Node, in_place: bool, later: Values) -> None:
-        """Numbers that are overwritten must not be read again."""
+        """Raises ValueError if a value that is overwritten in place is read again later."""
         if not in_place:
             return
         memory = {key: self._memory.get(key, key) for key in (*later, *node.all_input_nodes)}
@@ -195,7 +195,7 @@ def module_of(node: fx.Node, modules: dict[str, nn.Module], args: Any, kwargs: A
 
 
 def _name(node: fx.Node) -> str:
-    """Of its module, or of the node."""
+    """The name of the module that the node runs, or else of the node."""
     return str(node.target) if node.op == "call_module" else node.name
 
 
@@ -206,7 +206,7 @@ def _images(shape: torch.Size) -> torch.Tensor:
 
 
 def _affine(module: Any, value: torch.Tensor) -> torch.Tensor:
-    """An affine layer of a value: its bias concerns the constant only."""
+    """An affine layer applied to a value: its bias acts on the constant only."""
     linear = copy.deepcopy(module)
     if getattr(linear, "bias", None) is not None:
         linear.bias.zero_()

@@ -57,7 +57,7 @@ class ConvOperator(LinearOperator):
 
     @property
     def terms(self) -> int:
-        """Products in one sum of the convolution."""
+        """The number of products in one sum of the convolution."""
         return int(np.prod(self._weight.shape[1:]))
 
     def magnitude(self, x: Array) -> Array:
@@ -96,7 +96,7 @@ class ConvOperator(LinearOperator):
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, ...]:
-    """Padding in numbers."""
+    """The padding as numbers. Raises ValueError for "same" where it is not symmetric."""
     if not isinstance(conv.padding, str):
         return conv.padding
     if conv.padding == "valid":

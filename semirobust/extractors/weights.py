@@ -48,7 +48,7 @@ class Chain:
 
     @property
     def units(self) -> tuple[int, ...]:
-        """Of every layer."""
+        """The number of units of every layer."""
         return tuple(len(bias) for _, bias in self.layers)
 
     def features(self, x: Array) -> Array:
@@ -63,7 +63,7 @@ class Chain:
 def as_chain(model: nn.Module, images_shape: tuple[int, int, int], *, upto: str | None = None) -> Chain:
     """The part of ``model`` up to a layer, compiled into an equivalent chain of matrices and ReLUs.
 
-    The chain computes what the layer gives, flattened, exactly but for rounding of the matrices; so its
+    The chain computes what the layer gives, flattened, exactly up to rounding of the matrices; so its
     collisions are those of the layer. Max-pools and shortcuts, which the paper leaves open, need no finder of
     their own:
 
@@ -71,8 +71,8 @@ def as_chain(model: nn.Module, images_shape: tuple[int, int, int], *, upto: str 
     - what is used again later, as the shortcut of a residual block, is carried on by further units: one for a
       number that is never negative, relu(z) and relu(-z) for others.
 
-    The last layer has a ReLU where the network has one there; sums and maxima at the end are one linear
-    layer more, without (``rectified=False``), which asks less of a collision finder than signs would.
+    The last layer has a ReLU where the network has one there. Sums and maxima at the end become one more
+    linear layer without a ReLU (``rectified=False``), which asks less of a collision finder than signs would.
 
     Supported: convolutions and linear layers of any kind, BatchNorm, input normalisation, average pools
     and means, ReLU, max-pools, sums, products with constants, reshaping, dropout in evaluation mode. The
@@ -95,9 +95,9 @@ def as_layers(
 ) -> list[Layer]:
     """The first ``depth`` weight layers of ``model`` (default: all, the logits included), in order.
 
-    Between two of them is a ReLU, and behind the last one nothing: without a ReLU there it is what
-    `collisions.linear_collision` takes (depth 1), with one what `collisions.find_collisions` takes. The model
-    is read in evaluation mode and left as found.
+    There is a ReLU between two layers and none after the last. Read without a ReLU at the end, this is what
+    `collisions.linear_collision` takes (depth 1); with one, what `collisions.find_collisions` takes. The
+    model is read in evaluation mode and left as found.
 
     Args:
         images_shape: [C, H, W] of one image; the first layer takes C H W inputs.

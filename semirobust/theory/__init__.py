@@ -2,7 +2,7 @@
 
 finite        ``FiniteModel``: points, layers and attacks with exact robust correlations
 instances     the models of the counterexamples: ``LADDER``, ``SKEW``, triangles, coins
-enumeration   best readouts and attacks by enumeration: the slow twin
+enumeration   best readouts and attacks by enumeration: a slow twin
 conflicts     conflict graphs of finite models
 information   entropies, mutual information and density ratios of finite laws
 corrected     the corrected bounds that stand in place of Theorem 2

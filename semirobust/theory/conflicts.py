@@ -21,7 +21,7 @@ class CrossEntropy:
     """The least robust cross-entropy of a layer.
 
     nats: CE_j* = sum_v -p_v ln q_v. q: the probability of its own label that the best classifier guarantees
-    at each point. multipliers: {(u, v): x} of the conflicts that hold it back. dual_nats: the lower bound
+    at each point. multipliers: {(u, v): x} of the conflicts where x is not 0. dual_nats: the lower bound
     that the multipliers prove; equal to nats up to rounding.
     """
 

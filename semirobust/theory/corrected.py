@@ -2,7 +2,7 @@
 
 The printed theorem adds dependencies I(Z_{j-1}; Z_j | y) to a robust correlation. No function of the two
 bounds the robust correlation of the next layer from below by more than 0 (``theory.no_go``). With |G| <= 1
-and layers j = a+1, ..., n, these do:
+and layers j = a+1, ..., n, these bounds hold:
 
 (A) Conflicts: Gamma_n* >= Gamma_a* - 2 sum_j MVC(E_j minus E_{j-1}). A cover of E_{j-1} and a cover of the
     new conflicts together cover E_j.
@@ -108,7 +108,7 @@ def eta(model: FiniteModel, j: int, *, tolerance: float = 1e-9, max_steps: int =
     """
     if not tolerance > 0 or max_steps < 1:
         raise ValueError(f"tolerance is {tolerance!r} and max_steps {max_steps!r}; both must be positive")
-    model.law(j)  # says which layers there are
+    model.law(j)  # raises for a layer that does not exist
     before, after = model.values(j - 1), model.values(j)
     names = {z: i for i, z in enumerate(model.alphabet(j - 1))}
     targets = {w: i for i, w in enumerate(model.alphabet(j))}

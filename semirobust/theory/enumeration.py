@@ -1,4 +1,4 @@
-"""The slow twin of `theory.finite` and `theory.corrected`: the same numbers from their definitions.
+"""A slow twin for `theory.finite` and `theory.corrected`: the same numbers from their definitions.
 
 Nothing here knows about conflict graphs. Readouts, attack maps and covers are enumerated in rational
 arithmetic; soft readouts, randomised attacks and several classes are linear or convex programs handed to
@@ -217,5 +217,5 @@ def _program(cost: Floats, **rest: Any) -> float:
 def _affordable(count: int, what: str) -> None:
     if count > LIMIT:
         raise ValueError(
-            f"{count:,} {what} are too many to enumerate (at most {LIMIT:,}); use semirobust.finite"
+            f"{count:,} {what} are too many to enumerate (at most {LIMIT:,}); use semirobust.theory.finite"
         )

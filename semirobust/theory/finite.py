@@ -15,7 +15,7 @@ and a negative point that the adversary can send to the same value:
 * A_j = H(y) - CE_j* is the least information I(y; Z_j) that an attack leaves: the label information.
 
 Where this departs from the paper (arXiv 2307.03803, Definition 1):
-1. Readouts are normalised by |G| <= 1; without a normalisation every gamma_j > 0 can be had, or none.
+1. Readouts are normalised by |G| <= 1; without a normalisation every gamma_j > 0 can be reached, or none.
 2. The infimum is inside the expectation: the adversary is a map that sees the point and its label. A constant
    shift is the special case ``constant_attack(k)``.
 3. "Layer j" is always preceded by the network itself (K_{j-1} = F^(j-1)).

@@ -1,5 +1,6 @@
-"""Exact dependence of two discrete layers given the label, the quantities in A1, A2, B1 and B2 of arXiv
-2307.03803.
+"""Exact dependence of two discrete layers given the label.
+
+These are the quantities in A1, A2, B1 and B2 of arXiv 2307.03803.
 
 A *joint law* is a dict ``{(g, h, y): Fraction}``: g and h are the values of two layers, y is the label. Its
 probabilities are rational and sum to exactly one, so that everything but the logarithms is exact.
@@ -13,8 +14,8 @@ Three facts that a reader of A2 needs, with r = p(g, h | y) / (p(g | y) p(h | y)
 3. For y -> g -> h, I(g; h | y) = I(g; h) - I(y; h), by the chain rule for I(g, y; h): it counts what h keeps
    *besides* the label.
 
-Information is in nats, except where a name says bits. The entropy of a coin and its
-inverse are exact to the last digits.
+Information is in nats, except where a name says bits. The binary entropy (of a coin) and its inverse are
+exact to the last digits.
 """
 
 from __future__ import annotations

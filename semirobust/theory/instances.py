@@ -1,6 +1,6 @@
 """Small exact models that decide statements of arXiv 2307.03803: counterexamples, and cases where they hold.
 
-``LADDER`` and ``SKEW`` have several layers; the others have one or two.
+``LADDER`` and ``SKEW`` have three layers; the others have at most two.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def no_go(after: Fraction, before: Fraction, bits: int) -> FiniteModel:
     and 1 - before; n is one of 2^bits values that the adversary cannot touch; it may flip y iff c = C, and
     the layer forgets y iff c = B. Conflicts: C before the layer, B and C after it; I(Z_0; Z_1 | y) >= H(n) =
     bits. So no function of (Gamma_{j-1}, rho_j) is a lower bound of Gamma_j* better than 0: Theorem 2 cannot
-    be had.
+    hold.
     """
     after, before = Fraction(after), Fraction(before)
     if not 0 <= after <= before <= 1:
@@ -128,7 +128,7 @@ def _corner(layer: Layer) -> FiniteModel:
     )
 
 
-#: high or low dependency, robust or not: all four go together. Keys: the output h of the layer
+#: dependency high or low, layer robust or not: all four combinations occur. Keys: the output h of the layer
 FOUR_CORNERS: Mapping[str, FiniteModel] = MappingProxyType(
     {
         "y, n1, n2, n3": _corner(lambda g: g[:4]),

@@ -69,9 +69,9 @@ def growth_range(
 ) -> tuple[Fraction | float, Fraction | float]:
     """(26) to (27): the least and the largest E[y (G_{j-1} - G_j)] over all attack maps.
 
-    The proof asks for the least one to be at most -(1 + U). What it needs is that of the largest.
+    The proof asks for the least one to be at most -(1 + U). It needs the same of the largest one.
     """
-    model.law(j)  # says which layers there are
+    model.law(j)  # raises for a layer that does not exist
     g = readout_values(before, model.alphabet(j - 1))
     h = readout_values(after, model.alphabet(j))
     low: Fraction | float = Fraction(0)
