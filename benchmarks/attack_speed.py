@@ -1,14 +1,14 @@
-"""How much faster `semirobust.attacks.evaluate` is than plain torchattacks, on the same images.
+"""Benchmark of `semirobust.attacks.evaluate`: its speed beside plain torchattacks, on the same images.
 
     python benchmarks/attack_speed.py [--weights FILE] [--images 1000] [--repeats 5] [--threads 2]
 
 Both run PGD-10 (l-infinity, eps 8/255, step 2/255) from the same random starts on a width-16 ResNet-18 and
-say for each image whether it is classified rightly unattacked and attacked. The peer is `torchattacks.PGD` on
-the float32 model, then the model's verdict. Runs alternate, and times are medians. The images are CIFAR-10's
-test set, where it is on disk (else scikit-learn's digits at 32 x 32); the network is read from --weights (a
-safetensors file of the model, or a training checkpoint) or else trained for two epochs of PGD. Targets: ratio
-at least 2.5, equal verdicts on at least 99.5 % of the images, accuracies within 0.3 points; the exit
-status is 1 where one is missed.
+say for each image whether it is classified correctly, without attack and under it. The peer is
+`torchattacks.PGD` on the float32 model, then the model's verdict. Runs alternate, and times are medians. The
+images are CIFAR-10's test set, where it is on disk (else scikit-learn's digits at 32 x 32). The network is
+read from --weights (a safetensors file of the model, or a training checkpoint) or else trained for two epochs
+of PGD. Targets: at least 2.5 times as fast, equal verdicts on at least 99.5 % of the images, accuracies
+within 0.3 points. The exit status is 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load(split: str, limit: int) -> data.Images:
 
 
 def network(weights: Path | None, shape: tuple[int, int, int]) -> tuple[nn.Module, str]:
-    """(a width-16 ResNet-18, where its weights are from)."""
+    """(a width-16 ResNet-18, the origin of its weights)."""
     model = models.create("resnet18", 10, shape, width=16, seed=0)
     if weights is not None:
         tensors, _ = runs.load_tensors(weights)
@@ -55,7 +55,7 @@ def ours(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> attack
 
 
 def plain(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(right unattacked, right attacked) by torchattacks alone, as its users write it."""
+    """(correct without attack, correct under it) by torchattacks alone, as its users write it."""
     attack = torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=STEPS, random_start=True)
     torch.manual_seed(0)
     clean, attacked = [], []
@@ -95,7 +95,7 @@ def main() -> int:
             seconds["torchattacks"].append(time.perf_counter() - began)
 
     mine, theirs = (statistics.median(times) for times in seconds.values())
-    verdicts = clean & attacked  # a misclassified image is broken already
+    verdicts = clean & attacked  # a misclassified image counts as broken
     their_accuracy = float(verdicts.float().mean())
     equal = float((verdicts == evaluation.correct).float().mean())
     points = 100 * (evaluation.accuracy - their_accuracy)

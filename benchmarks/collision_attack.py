@@ -1,19 +1,19 @@
-"""Whether an attack finds collisions as well as `find_collisions` does by default.
+"""Benchmark of an attack (Auto-PGD) that finds collisions, beside the default of `find_collisions`.
 
     python benchmarks/collision_attack.py [--pairs 32] [--slow 0] [--slow-deep 0] [--threads 1]
 
 The paper on fixed feature extractors says that Auto-PGD, made to find collisions with fixed budgets, was
 "less effective and more expensive" than its descent over cone programs, and shows no numbers (section 4.1).
 Here the same pairs go to "admm" and to "apgd": with its default, with four times the steps from four starts,
-and without its Newton steps, where the points of the attack are verified as they are. The first few go to
-"descent", the paper's method, too, where --slow (one layer) and --slow-deep (two) say so.
+and without its Newton steps, where the points of the attack are verified without any change. With --slow
+(one layer) and --slow-deep (two layers), the first few also go to "descent", the paper's method.
 
 Pairs: images of 3 and 7 of MNIST (digits of scikit-learn at 28 x 28 where it is missing and cannot be
 downloaded). Networks: one ReLU layer of 300 units and two of 300 and 200, with He's random weights and
-trained on the two classes (`semirobust.experiments.second_paper`). Printed for each method:
-- processor time for a pair, so another load on the machine does not count; and over that of admm;
+trained on the two classes (`semirobust.experiments.extractor_networks`). Printed for each method:
+- processor time for a pair, which other load on the machine does not change; and its ratio to that of admm;
 - the share of pairs with a verified collision below that of the first linear layer;
-- the median of epsilon over that of admm, with the smallest and the largest.
+- the ratio of epsilon to that of admm: median, smallest and largest.
 All epsilons are of verified collisions; a pair without one has its linear collision.
 
 Last, the attack at fixed budgets, in epsilons of admm: the share of pairs where |f(u~) - f(v~)| falls to 10 %
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 
 def cases(count: int) -> list[Case]:
-    """Random and trained networks with one and two layers, and so many pairs, the same for all."""
+    """Random and trained networks with one and two layers, and the pairs, the same for all of them."""
     try:
         config = extractor_networks.NETWORKS["reference"][BENIGN["reference"]]
         images = extractor_networks.images(config, "test")
@@ -101,7 +101,7 @@ def timed(case: Case, rows: slice, method: str, options: dict[str, Any]) -> tupl
 
 
 def compare(case: Case, slow: int) -> Collisions:
-    """Print one case; the collisions of admm."""
+    """Prints one case and returns the collisions of admm."""
     linear = linear_collision(case.network.layers[0].weight, case.u, case.v).epsilon
     timed(case, slice(2), "admm", {})  # warm-up
     everything = slice(len(case.u))
@@ -123,7 +123,7 @@ def compare(case: Case, slow: int) -> Collisions:
 
 
 def at_fixed_budgets(case: Case, admm: Collisions) -> None:
-    """Print what the attack reports at some budgets, and what of it is true."""
+    """Prints what the attack reports at some budgets, and how much of that is true."""
     network, ends = case.network, list(zip(case.u, case.v, strict=True))
     clean = np.linalg.norm(network.features(case.u) - network.features(case.v), axis=1)
     heads = [f"to {100 * share:.0f} %" for share in GAPS]

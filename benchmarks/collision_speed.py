@@ -1,13 +1,13 @@
-"""How fast `find_collisions` is by default, and how good, beside the paper's descent over cone programs.
+"""Benchmark of `find_collisions`: speed and quality beside the paper's descent over cone programs.
 
     python benchmarks/collision_speed.py [--pairs 256] [--slow 8] [--slow-deep 3] [--small 40]
 
 Pairs: digits 3 and 7 of scikit-learn, enlarged to 28 x 28 pixels (784 inputs). Networks: one ReLU layer of
 300 units and two of 300 and 200, with He's random weights and trained on the ten digits. All pairs go to the
-default method in one batch, the first few to "descent" too. Times are processor time for each pair, so
-another load on the machine does not count. Collisions of both are verified, and count as at or below the
-other's up to 1e-8 of it. Last, random networks of at most 6 units a layer, where enumeration knows the global
-optimum.
+default method in one batch, and the first few also to "descent". Times are processor time for each pair, so
+other load on the machine does not change them. Collisions of both methods are verified. One counts as at or
+below the other up to 1e-8 of it. Last come random networks of at most 6 units a layer, where enumeration
+gives the global optimum.
 
 Targets: one layer 200 times as fast, at or below on 95 % of pairs, mean ratio at most 0.995; two layers 50
 times, at or below on 90 %; the global optimum on 80 %, and never below it. The exit status is 1 where one is
@@ -50,7 +50,7 @@ CASES = (
     Case("300 and 200, trained", (784, 300, 200), True, 50, 0.9, 1.0),
 )
 SMALL = ((3,), (6,), (4, 3), (6, 6), (3, 4, 3))  # units of each layer
-FOUND = 0.8  # of the global optima
+FOUND = 0.8  # share of the global optima to find
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +100,7 @@ def timed(network: Network, u: np.ndarray, v: np.ndarray, method: str) -> tuple[
 
 
 def compare(case: Case, count: int, slow: int) -> bool:
-    """Print one case; whether a target was missed."""
+    """Prints one case and returns whether a target was missed."""
     prepared, (u, v) = Network.of(network(case.sizes, case.trained)), pairs(count)
     find_collisions(prepared, u[:2], v[:2])  # warm-up
     fast, fast_time = timed(prepared, u, v, "admm")
@@ -119,7 +119,7 @@ def compare(case: Case, count: int, slow: int) -> bool:
 
 
 def against_optimum(count: int) -> bool:
-    """Print how often the global optimum is found; whether a target was missed."""
+    """Prints how often the global optimum is found and returns whether a target was missed."""
     rng = np.random.default_rng(0)
     reached, total, below = {"admm": 0, "descent": 0}, 0, 0
     for sizes in itertools.islice(itertools.cycle(SMALL), count):

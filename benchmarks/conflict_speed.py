@@ -1,4 +1,4 @@
-"""How fast `semirobust.conflict` finds the least robust cross-entropy, beside generic convex solvers.
+"""Benchmark of `semirobust.conflict`: the least robust cross-entropy, beside generic convex solvers.
 
     python benchmarks/conflict_speed.py [--large] [--repeats 3]
 
@@ -7,8 +7,8 @@ are within the budget that gives the wanted number of edges. First 2,000 + 2,000
 targets: 20 s, and a gap below 1e-9 between the loss and its proved lower bound. --large does only 5,000 +
 5,000 vertices with 1,000,000 edges; targets: both losses in 120 s, the process below 4 GiB.
 
-Then the same problem goes to solvers that know nothing of its structure, on a size that they can still do, in
-alternating runs; times are medians and include building each solver's matrices:
+Then the same problem, at a size that they can solve, goes to solvers that do not use its structure. Runs
+alternate; times are medians and include building each solver's matrices:
 - SciPy's SLSQP, which is always there, with exact gradients, on 200 + 200 vertices with 2,000 edges.
 - Clarabel (where installed: pip install clarabel), an interior-point solver for cone programs and the default
   of CVXPY: the problem as CVXPY would state it, one exponential cone per vertex, objective scaled to order
@@ -49,7 +49,7 @@ def plane(vertices: int, edges: int, seed: int = 0) -> ConflictGraph:
 
 
 def ours(graph: ConflictGraph) -> float:
-    fresh = ConflictGraph(graph.edges, graph.positive_weights, graph.negative_weights)  # nothing remembered
+    fresh = ConflictGraph(graph.edges, graph.positive_weights, graph.negative_weights)  # nothing cached
     return fresh.cross_entropy().loss_nats
 
 
@@ -126,7 +126,7 @@ def compare(name: str, peer: Solver, graph: ConflictGraph, repeats: int) -> dict
 
 
 def measure(graph: ConflictGraph, repeats: int) -> dict[str, float]:
-    """Times of a fresh graph, its gap, and the peak memory of this process so far."""
+    """Measures times on a fresh graph, its gap, and the peak memory of this process so far."""
     runs: dict[str, list[float]] = {"build": [], "zero_one": [], "cross_entropy": []}
     for _ in range(repeats):
         began = time.perf_counter()

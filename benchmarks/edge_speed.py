@@ -1,15 +1,16 @@
-"""How fast `semirobust.edge` is, beside its slow twin and the estimator's published code, on the same arrays.
+"""Benchmark of `semirobust.edge`: its speed beside `edge.reference` and the estimator's published code.
 
     python benchmarks/edge_speed.py [--published EDGE_4_4_1.py] [--repeats 5] [--threads 2]
     python benchmarks/edge_speed.py --layers [--images 10000] [--stem authors] [--threads 2]
 
-Arrays: n = 5,000 with 512 coordinates on both sides, and n = 1,000 with 8,192, rectified random features of
-16 hidden Gaussians. Each estimate is taken as the published code does by default (10 members, renormalised;
-at its cap on such wide data) and as the semirobustness experiments do (1 member, not renormalised): by
-`semirobust.edge`, by `edge.reference`, and by the published code where --published names its file
-(EDGE_4_4_1.py of https://github.com/mrtnoshad/EDGE, which is not part of this project). Runs alternate, times
-are medians. All must give the same number to 1e-9. Targets: 25 and 12 times as fast as the published code.
-The floor is reading the data: a sum of both arrays is timed too (the estimator reads them twice).
+All get the same arrays: n = 5,000 with 512 coordinates on both sides, and n = 1,000 with 8,192. They are
+rectified random features of 16 hidden Gaussians. Each estimate is taken as the published code does by default
+(10 members, renormalised; at its cap on such wide data) and as the semirobustness experiments do (1 member,
+not renormalised). It is taken by `semirobust.edge`, by `edge.reference`, and by the published code where
+--published names its file (EDGE_4_4_1.py of https://github.com/mrtnoshad/EDGE, which is not part of this
+project). Runs alternate, times are medians. All must give the same number to 1e-9. Targets: 25 and 12 times
+as fast as the published code. The floor is reading the data: a sum of both arrays is timed too (the estimator
+reads them twice).
 
 --layers: the class-conditional dependence of all consecutive pairs of the 18 weight layers of ResNet-18 at
 width 64, streamed, on random images of 10 classes and random weights: what is timed does not depend on them.
@@ -75,7 +76,7 @@ def load_published(path: Path) -> Published:
 
 
 def compare_estimators(published: Published | None, repeats: int) -> bool:
-    """Print a block for each case and variant; whether a target was missed."""
+    """Prints a block for each case and variant and returns whether a target was missed."""
     missed = False
     for n, d, target in CASES:
         x, y = arrays(n, d)
@@ -108,7 +109,7 @@ def compare_estimators(published: Published | None, repeats: int) -> bool:
 def time_alternating(
     runs: dict[str, Callable[[], float]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """For each of `runs` its value and the median of its seconds."""
+    """The value and the median seconds of each of `runs`, in alternating runs."""
     value: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -120,7 +121,7 @@ def time_alternating(
 
 
 def time_layers(images: int, stem: str) -> bool:
-    """Print the estimator time of all consecutive pairs; whether it is over the limit."""
+    """Prints the estimator time of all consecutive pairs and returns whether it is over the limit."""
     model = models.create("resnet18", CLASSES, width=64, seed=0, stem=stem)
     pixels = torch.rand(images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(images) % CLASSES

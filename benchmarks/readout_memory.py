@@ -1,15 +1,14 @@
-"""How much less memory `semirobust.linear_readout.least_squares` takes than a dense solve, for the same
-solution.
+"""Benchmark of `semirobust.readouts.algorithm_2.least_squares`: its memory beside that of a dense solve.
 
     python benchmarks/readout_memory.py [--images 1000] [--width 16] [--threads 1]
 
 Both fit the outputs of a ResNet-18 by the outputs of its first 17 weight layers: 47,104 features at width 16.
 The peer holds the matrix of activations [n, d] in float64 and calls `torch.linalg.lstsq` (driver gelsd, an
 SVD) on it. Each runs in a process of its own, and its peak is that of the process (`ru_maxrss`) above what it
-held before: with torch, the network and the images loaded and one forward pass made. The network is as
+held before (torch, the network and the images loaded, one forward pass made). The network is as
 initialised, after one pass in training mode for its BatchNorms, and the images are noise: neither matters for
-the memory. Targets: ratio at least 5, and solutions that differ by at most 1e-8 of their norm; the exit
-status is 1 where one is missed.
+the memory. Targets: at least 5 times less memory, and solutions that differ by at most 1e-8 of their norm.
+The exit status is 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ LAYERS, WAYS = 17, ("semirobust", "dense")
 
 
 def peak() -> float:
-    """Most memory that this process ever held, in MiB."""
+    """The peak memory of this process so far, in MiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -64,7 +63,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # of a child process
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # for the child processes only
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

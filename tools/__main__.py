@@ -13,9 +13,9 @@ from tools import checks
 from tools.notebooks import outputs, run, sources
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK_TIMEOUT = 1800.0  # seconds for a notebook of the quick profile; the others may take hours
+QUICK_TIMEOUT = 1800.0  # seconds for one notebook of the quick profile; other profiles may take hours
 COMMANDS = ("run", "list", "pair", "test")
-SCRIPT_COMMANDS = ("setup", "python")  # those that run_all.sh answers itself
+SCRIPT_COMMANDS = ("setup", "python")  # the commands that run_all.sh handles itself
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Terminal:
-    """Lines on standard output; below them, on a terminal only, one line of progress that is overwritten."""
+    """Prints lines on standard output and, on a terminal only, one overwritten line of progress below."""
 
     def __init__(self) -> None:
         self.live = sys.stdout.isatty()
@@ -108,7 +108,7 @@ def show_list(profile: str, root: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
-    """Run one command; 0 if all went well, 1 if something failed, 2 for a request that cannot work."""
+    """Runs one command. Returns 0 if all went well, 1 if something failed, 2 for an invalid request."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in library.COMMANDS:
         return library.main(words)
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
 
 
 def _with_command(words: list[str]) -> list[str]:
-    """The words with the command that they leave out, run. Raises UsageError for one that is not known."""
+    """The words, after ``run`` where they name no command. Raises UsageError for an unknown command."""
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         return ["run", *words]
     if words[0] not in (*COMMANDS, "-h", "--help"):

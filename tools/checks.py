@@ -1,7 +1,7 @@
-"""The test command, and the making of the committed notebooks.
+"""The test command, and the command that makes the committed notebooks.
 
-Both run notebooks with one thread each: their printed lines are compared, and sums taken in another order can
-change what a trained network answers.
+Both run notebooks with one thread each. The printed lines of notebooks are compared, and with more threads
+sums are taken in another order, which can change the answers of a trained network.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from semirobust.paths import cores
 from tools.notebooks import sources
 from tools.notebooks.workers import environment
 
-CELL_TIMEOUT = 600  # seconds; a cell of the quick profile takes a small part of it, even on a busy machine
+CELL_TIMEOUT = 600  # seconds; even on a busy machine a cell of the quick profile takes far less
 
 
 def test(root: Path, *, say: Callable[[str], None]) -> bool:
     """Runs every check of the project, each in a process of its own; True if all passed.
 
-    Style and types speak only when they fail; pytest and nbval speak for themselves. One failure
+    Checks of style and types print only when they fail; pytest and nbval print their own output. One failure
     stops no other check.
     """
     python = [sys.executable, "-m"]
@@ -71,7 +71,7 @@ def pair(root: Path, *, only: Sequence[str] = (), say: Callable[[str], None]) ->
 
 
 def _run(command: Sequence[str], folder: Path, *, quiet: bool) -> subprocess.CompletedProcess[str]:
-    """Runs it on one thread; what it says is kept in ``.stdout`` if `quiet`, else shown at once."""
+    """Runs a command on one thread. Its output is kept in ``.stdout`` if `quiet`, else shown at once."""
     return subprocess.run(
         command,
         cwd=folder,

@@ -1,4 +1,4 @@
-"""Write the results table of README.md from the committed results: python tools/readme.py [--check]."""
+"""Writer of the results table of README.md from the committed results: python tools/readme.py [--check]."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def section() -> str:
-    """The table of PGD and AutoAttack rows, and what has not been run."""
+    """The section of results: the rows of PGD and AutoAttack as a table, and what has not been run."""
     rows = [
         row
         for row in tables.side_by_side(PROFILES, ["pgd", "autoattack"])
@@ -43,7 +43,7 @@ def section() -> str:
 
 
 def start_section() -> str:
-    """Acc_sr by the paper's protocol beside the printed one, and the causal controls that are stored."""
+    """The section with Acc_sr by the paper's protocol beside the printed one, and the causal controls."""
     start = {
         "source": "source",
         "n_fb": "f_b layers",
@@ -74,7 +74,7 @@ def start_section() -> str:
 
 
 def render(text: str) -> str:
-    """``text`` with its results made anew. Raises ``ValueError`` where one of the marks is missing."""
+    """``text`` with its results written anew. Raises ``ValueError`` where one of the marks is missing."""
     for begin, end, made in ((BEGIN, END, section()), (START, START_END, start_section())):
         head, first, rest = text.partition(begin)
         _, last, tail = rest.partition(end)

@@ -1,9 +1,8 @@
-"""Write a pair of networks to commit from the cache, in half precision: python tools/weights.py [PAIR]
+"""Script that writes a pair of networks to commit, in half precision: python tools/weights.py [PAIR]
 
-PAIR is a name in ``networks.PAIRS`` or ``networks.SUBSEQUENT`` whose networks have a name in
-``networks.COMMITTED``.
-Experiments measure these networks after the same rounding, whether they come from the cache or from
-``weights/``.
+The networks come from the cache. PAIR is a name in ``networks.PAIRS`` or ``networks.SUBSEQUENT`` whose
+networks have a name in ``networks.COMMITTED`` (`semirobust.experiments.networks`). Experiments measure these
+networks after the same rounding, whether they come from the cache or from ``semirobust/weights/``.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ DRAWS = 5  # of random weights, permutations and noise in each control
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images in each of the two sets (``autoattack``: under that attack), images in a batch of Algorithm 2,
-    the effort of AutoAttack."""
+    """Sizes: images in each of the two sets (``autoattack``: under that attack), images in a batch of
+    Algorithm 2, and the effort of AutoAttack."""
 
     test: int
     autoattack: int
@@ -59,7 +59,7 @@ class ReadoutConfig:
 
     @property
     def budget(self) -> PGD:
-        """The threat model: that of adversarial training."""
+        """The threat model: that of the network's adversarial training."""
         if not isinstance(self.network.train.attack, PGD):
             raise ValueError("Algorithm 2 starts from an adversarially trained network: train it against PGD")
         return self.network.train.attack
@@ -77,7 +77,7 @@ class ReadoutConfig:
 
 @dataclass(frozen=True)
 class StoppingConfig:
-    """Algorithm 2 on images of one PGD with two rules to end, ``images`` in each of the two sets."""
+    """Algorithm 2 on images of one PGD with two stopping rules; ``images`` in each of the two sets."""
 
     network: NetworkConfig
     images: int
@@ -142,11 +142,12 @@ def run_readouts(config: ReadoutConfig, *, say: Say = lambda line: None) -> dict
 
 
 def run_stopping(config: StoppingConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
-    """Algorithm 2 with the outputs as targets on PGD images, by the rule with which PGD ends on an image.
+    """Algorithm 2 on PGD images with the outputs as targets, for each rule by which PGD stops on an image.
 
-    ``all_steps``: it takes all steps on every image (PGD in the rows of the table). ``first_success``: it
-    leaves alone what is misclassified and stops where it breaks an image, as AutoAttack does. Each has
-    ``star`` (the network), and of the readout ``scored``, ``out_of_batch`` and ``other``, all transferred.
+    ``all_steps``: PGD takes all steps on every image (as in the rows of the table). ``first_success``: it
+    skips misclassified images and stops once it breaks an image, as AutoAttack does. Each rule has ``star``
+    (the network), and of the readout ``scored``, ``out_of_batch`` and ``other``, all under the attack made
+    for the network.
     """
     as_row = ReadoutConfig(config.network, "pgd", Sizes(config.images, 0, config.batch), seed=config.seed)
     subject, n = _subject(as_row, say), config.images
@@ -195,7 +196,7 @@ def _subject(config: ReadoutConfig, say: Say) -> _Subject:
 def _cells(
     subject: _Subject, n_fa: int, d: int, fit: str, gram: torch.Tensor, config: ReadoutConfig
 ) -> dict[str, dict[str, Any]]:
-    """The readouts fitted on one of the two sets: scored as the paper does, and attacked themselves."""
+    """The readouts fitted on one of the two sets: scored as in the paper, and under attacks on themselves."""
     names, labels, batch = subject.layers[:n_fa], subject.labels[: subject.n], config.sizes.batch
     found: dict[str, Solution] = {}
     for readout in config.readouts:
@@ -226,12 +227,13 @@ def _cells(
 def _controls(
     subject: _Subject, n_fa: int, d: int, gram: torch.Tensor, config: ReadoutConfig
 ) -> dict[str, Any]:
-    """Accuracies in [0, 1] of what cannot know anything, for each of ``DRAWS`` draws.
+    """Accuracies in [0, 1] of uninformative readouts, for each of ``DRAWS`` draws.
 
     ``random_weights`` (the paper's): a readout with Gaussian weights. ``permuted``, ``permuted_labels``:
-    Algorithm 2 fitted to the outputs, or labels, of other images of the set, and scored on the labels of
-    those. ``noise``: Algorithm 2 on the labels and Gaussian features of the same size, on the images it was
-    fitted on; ``noise_held_out``: on as many others. ``chance``: the share of the largest class.
+    Algorithm 2 fitted to the outputs, or labels, of other images of the set, and scored on the labels
+    of those. ``noise``: Algorithm 2 on the labels and Gaussian features of the same size, scored on the
+    images that it was fitted on; ``noise_held_out``: on as many others. ``chance``: the share of the
+    largest class.
     """
     n, batch, kinds = subject.n, config.sizes.batch, subject.outputs.shape[1]
     labels = subject.labels[:n]

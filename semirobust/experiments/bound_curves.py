@@ -1,7 +1,8 @@
-"""The stored bounds of `feature_bounds` as curves: differences, crossings, tables. Nothing new is computed.
+"""The stored bounds of `feature_bounds` as curves: reading them, differences, crossings and tables.
 
-A curve is a step function known at some budgets. It never falls, because the graph of a smaller budget is
-part of that of a larger one. So between two budgets the bound is at least that of the smaller one.
+A curve is a step function that is known at some budgets. It never falls, because the conflict graph of a
+smaller budget is part of that of a larger one. So between two budgets the bound is at least that of the
+smaller one. `semirobust.figures.bounds` draws the curves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from semirobust.experiments import feature_bounds
 from semirobust.experiments.feature_bounds import BoundsConfig
 from semirobust.extractors import Array
 
-#: the losses that are bounded, by the name they have in a record -> axis label
+#: name of a bounded loss in a record -> its axis label
 LOSSES = {"cross_entropy_nats": "cross-entropy (nats), at least", "zero_one": "0-1 loss, at least"}
 #: data sets and classes, for a title
 DATASETS = {
@@ -43,18 +44,18 @@ class Bound:
     points: tuple[int, int]
 
     def loss(self, name: str) -> Array:
-        """[K], of a key of `LOSSES`."""
+        """The curve [K] of one loss, a key of `LOSSES`. Raises ValueError for another name."""
         if name not in LOSSES:
             raise ValueError(f"there is no loss {name!r}; use one of {', '.join(LOSSES)}")
         return self.zero_one if name == "zero_one" else self.cross_entropy_nats
 
     def guessing(self, name: str) -> float:
-        """The loss of the best classifier that never looks: no bound can be above it."""
+        """The loss of the best constant classifier, which ignores the image. No bound can be above it."""
         shares = np.array(self.points) / sum(self.points)
         return float(shares.min() if name == "zero_one" else -shares @ np.log(shares))
 
     def at(self, budget: float, name: str) -> float:
-        """The loss at one of the budgets."""
+        """The loss at one of the budgets. Raises ValueError for a budget without a bound."""
         (found,) = np.nonzero(np.isclose(self.budgets, budget))
         if not len(found):
             raise ValueError(f"no bound was computed at budget {budget}; there are {self.budgets.tolist()}")
@@ -65,14 +66,17 @@ class Bound:
 
 
 def places(profile: str) -> list[tuple[str, str]]:
-    """(profile, data set) of what a notebook shows: its own, and the reference results beside them."""
+    """(profile, data set) of all that a notebook shows: those of its profile, then the reference ones."""
     shown = dict.fromkeys((paths.check_profile(profile), "reference"))
     return [(where, dataset) for where in shown for dataset in feature_bounds.SCALES[where].datasets]
 
 
 def read(configs: Mapping[str, BoundsConfig], where: str, *, profile: str) -> dict[str, runs.Record]:
-    """The records of a profile by name: made where they are missing if it is the profile that runs, and only
-    those that are stored if it is another one."""
+    """The records of the profile ``where``, by name.
+
+    If ``where`` is the profile that runs, missing records are computed. Of another profile, only stored
+    records are returned.
+    """
     if where == profile:
         return {name: feature_bounds.run_config(config, where) for name, config in configs.items()}
     stored = {name: feature_bounds.stored(config, where) for name, config in configs.items()}
@@ -87,7 +91,7 @@ def training_of(record: runs.Record) -> str:
 
 
 def bound(record: runs.Record, layer: str) -> Bound:
-    """The bound of one layer in a record. Raises ValueError where it has no such layer."""
+    """The bound of one layer in a record. Raises ValueError for a layer that the record lacks."""
     layers = record.metrics["layers"]
     if layer not in layers:
         raise ValueError(f"{record.path.name} has no layer {layer!r}; it has {', '.join(layers)}")
@@ -106,7 +110,7 @@ def bound(record: runs.Record, layer: str) -> Bound:
 
 
 class Gap(NamedTuple):
-    """Of two curves: the largest and the smallest difference, each with the budget where it is."""
+    """The largest and the smallest difference of two curves, each with the budget where it occurs."""
 
     above: float
     above_at: float
@@ -115,7 +119,7 @@ class Gap(NamedTuple):
 
 
 def gap(first: Bound, second: Bound, loss: str) -> Gap:
-    """first - second over the budgets; ValueError where these are not the same."""
+    """The extremes of first - second over the budgets. Raises ValueError where the budgets differ."""
     if not np.array_equal(first.budgets, second.budgets):
         raise ValueError("the two bounds have other budgets, so they cannot be compared")
     difference = first.loss(loss) - second.loss(loss)
@@ -125,8 +129,11 @@ def gap(first: Bound, second: Bound, loss: str) -> Gap:
 
 
 def crossing(found: Bound, level: float, loss: str) -> float | None:
-    """About where the curve reaches ``level``: by a straight line between the two budgets next to it. For
-    comparing curves closer than the budgets are; what is proved is the loss at the budgets."""
+    """The budget at which the curve reaches ``level``, interpolated linearly; None if it never does.
+
+    Interpolation compares curves more finely than the spacing of the budgets allows. It proves nothing: only
+    the losses at the budgets are proved.
+    """
     values = found.loss(loss)
     (reached,) = np.nonzero(values >= level)
     if not len(reached):
@@ -139,10 +146,11 @@ def crossing(found: Bound, level: float, loss: str) -> float | None:
 
 
 def budget_lost(after: Bound, before: Bound, loss: str) -> float:
-    """How much smaller the budget is that forces a loss behind ``after``, on average over all losses up to
-    that of guessing: the area between both curves, straight between the budgets, over the loss of guessing.
+    """How much smaller the budget that forces a given loss is behind ``after`` than behind ``before``.
 
-    Both have to reach that loss, or the rest of the area is missing. In pixels; 0 for equal curves.
+    This is the average over all losses from zero to that of guessing: the area between both curves
+    (interpolated linearly) divided by the loss of guessing. Both curves have to reach that loss, or the rest
+    of the area is missing. In pixels; 0 for equal curves. Raises ValueError where the budgets differ.
     """
     if not np.array_equal(after.budgets, before.budgets):
         raise ValueError("the two bounds have other budgets, so they cannot be compared")
@@ -154,14 +162,14 @@ def budget_lost(after: Bound, before: Bound, loss: str) -> float:
 
 
 def loss_table(bounds: Mapping[str, Bound], budgets: Sequence[float], loss: str) -> str:
-    """Markdown: a line for each bound, its loss at a few budgets."""
+    """Markdown table: one line per bound, with its loss at a few budgets."""
     rows = [{"name": name} | {f"{b:g}": found.at(b, loss) for b in budgets} for name, found in bounds.items()]
     columns = {"name": LOSSES[loss]} | {f"{b:g}": f"at {b:g}" for b in budgets}
     return runs.markdown_table(rows, columns, {f"{b:g}": ".3f" for b in budgets})
 
 
 def forced_table(bounds: Mapping[str, Bound], levels: Sequence[float], loss: str) -> str:
-    """Markdown: a line for each bound, about the budget at which it forces a few losses (see `crossing`)."""
+    """Markdown table: one line per bound, with the budgets that force a few losses (see `crossing`)."""
     rows = [
         {"name": name} | {f"{level:g}": crossing(found, level, loss) for level in levels}
         for name, found in bounds.items()
@@ -171,16 +179,16 @@ def forced_table(bounds: Mapping[str, Bound], levels: Sequence[float], loss: str
     return runs.markdown_table(rows, columns, {f"{level:g}": ".2f" for level in levels})
 
 
-# --- drawing ---
+# --- names for titles and legends ---
 
 
 def scale(dataset: str, found: Bound) -> str:
-    """For a title: ``MNIST, 400 + 400 images``."""
+    """Text for a title: ``MNIST, 400 + 400 images``."""
     first, second = found.points
     return f"{DATASETS[dataset].partition(' ')[0]}, {first:,} + {second:,} images"
 
 
 def training_name(training: str) -> str:
-    """For a legend: ``PGD at 2``."""
+    """Text for a legend: ``PGD at 2``."""
     method, _, budget = training.partition("-")
     return f"{method.upper()} at {budget}" if budget else training

@@ -4,13 +4,14 @@ Joins arXiv 2307.03803 (Definition 1: a layer is gamma-semirobust if some readou
 correlation gamma) and the paper on fixed feature extractors. For the points of `feature_bounds`, at every
 budget and layer:
 
-- the ceiling 1 - 2 x the least 0-1 loss, which no readout |G| <= 1 of the layer exceeds (`transfer`);
+- the ceiling 1 - 2 x the least 0-1 loss, which no readout |G| <= 1 of the layer exceeds
+  (`collisions.transfer`);
 - linear and MLP readouts, trained adversarially at that budget on other images: their robust correlation
   under PGD and under the collisions (upper bounds), and a certified lower bound;
 - the network itself, which is a readout of each of its layers;
 - two readouts that give PGD no gradient to follow, for which the collisions show what PGD misses.
 
-l2 balls in pixels, without the box [0, 1], since collisions have none.
+Perturbations lie in l2 balls, in pixels, without the box [0, 1], since collisions have none.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from semirobust.experiments.extractor_networks import ExtractorConfig
 from semirobust.experiments.feature_bounds import LAYERS, NAMES, BoundsConfig
 from semirobust.readouts import Readout, best_scale, clip, l2
 
-HARD = 1e4  # by which the network's margin is multiplied to have hard answers
+HARD = 1e4  # the network's margin is multiplied by this to get hard answers
 NEIGHBOURS = 5
-LONGER = {"steps": 60, "restarts": 10}  # of the second attack, where the first left too much
-SCALING = 400  # images that choose the scale of the network's margin
+LONGER = {"steps": 60, "restarts": 10}  # the second attack, where the first leaves more than the ceiling
+SCALING = 400  # images on which the scale of the network's margin is chosen
 
 Columns = dict[str, list[float | None]]
 Answer = Callable[[torch.Tensor], torch.Tensor]  # x [N, d] -> G [N], in [-1, 1]
@@ -42,7 +43,7 @@ Answer = Callable[[torch.Tensor], torch.Tensor]  # x [N, d] -> G [N], in [-1, 1]
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """float64 [N, d] and labels [N] in {-1, +1}; positive ones come first."""
+    """Points x, float64 [N, d], and labels y [N] in {-1, +1}. The positive ones come first."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -56,8 +57,9 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Where readouts are measured (``points``) and trained (``others``), and the collisions of their
-    layer."""
+    """The data of one layer: images to measure readouts on (``points``) and to train them on (``others``),
+    and the collisions of the layer (``transfer``).
+    """
 
     config: CeilingConfig
     points: Points
@@ -66,7 +68,7 @@ class Scene:
 
 
 def trained(scene: Scene, features: nn.Sequential, kind: str) -> Iterator[Readout]:
-    """A readout of ``features`` for each budget, each trained from that of the budget before."""
+    """A readout of ``features`` for each budget; training starts from the readout of the budget before."""
     effort, readout = scene.config.effort, None
     for budget in scene.config.budgets:
         readout = l2.train_readout(
@@ -78,7 +80,7 @@ def trained(scene: Scene, features: nn.Sequential, kind: str) -> Iterator[Readou
 
 
 def rescaled(scene: Scene, own: Readout) -> Iterator[Readout]:
-    """The network, for each budget with its best scale under attack, on images that train readouts."""
+    """The network itself for each budget. The scale of its margin is the best under attack on ``others``."""
     generator = torch.Generator().manual_seed(scene.config.seed)
     keep = torch.randperm(len(scene.others.x), generator=generator)[:SCALING]
     x, y = scene.others.x[keep], scene.others.y[keep]
@@ -88,9 +90,11 @@ def rescaled(scene: Scene, own: Readout) -> Iterator[Readout]:
 
 
 def measured(scene: Scene, readouts: Iterable[Readout]) -> Columns:
-    """The correlations of a readout, one for each budget: ``clean``; under ``pgd``; under the ``collisions``;
-    ``attacked`` (the worse of both, point by point); ``certified`` (None where it was not computed); and
-    ``longer``, under PGD with far more effort, where the first one left more than the ceiling (else None).
+    """The correlations of a readout, one for each budget.
+
+    ``clean``: without attack. ``pgd``: under PGD. ``collisions``: under the collisions. ``attacked``: the
+    worse of both, point by point. ``certified``: a lower bound (None where it was not computed). ``longer``:
+    under PGD with far more effort, where the first PGD left more than the ceiling (else None).
     """
     config, points, columns = scene.config, scene.points, Columns()
     for budget, readout in zip(config.budgets, readouts, strict=True):
@@ -111,12 +115,13 @@ def measured(scene: Scene, readouts: Iterable[Readout]) -> Columns:
 
 
 def hidden(scene: Scene, own: Readout, last: nn.Sequential) -> dict[str, Columns]:
-    """Two readouts that show PGD no gradient: ``answers``, the network's -1 and +1 instead of its margin; and
-    ``neighbours``, the mean label of the nearest images that train readouts, behind the last ReLU.
+    """The correlations of two readouts that give PGD no gradient to follow.
 
-    ``clean``; ``followed``: under an attack that follows the readout, or, where there is nothing to follow,
-    at a random point; ``logits``: under what PGD finds on the margin of the network; under the
-    ``collisions``.
+    The readouts: ``answers``, the network's -1 or +1 instead of its margin; and ``neighbours``, the mean
+    label of the nearest training images, measured behind the last ReLU.
+    Their correlations: ``clean``, without attack; ``followed``, under an attack on the readout itself, or at
+    a random point where there is no gradient to follow; ``logits``, under what PGD finds on the margin of the
+    network; ``collisions``, under the collisions.
     """
     config, points, columns = scene.config, scene.points, {"answers": Columns(), "neighbours": Columns()}
     hard, known = Readout(own.features, own.head, HARD), last(scene.others.x)
@@ -151,7 +156,7 @@ def _search(config: CeilingConfig) -> dict[str, Any]:
 
 
 def _at_collisions(scene: Scene, answer: Answer, budget: float) -> dict[str, torch.Tensor]:
-    """y G of each point without attack, and at the worst of its collisions."""
+    """y G of each point: without attack, and the lower of that and the worst of its collisions."""
     clean = scene.points.y * answer(scene.points.x)
 
     def answers(x: np.ndarray) -> np.ndarray:
@@ -163,7 +168,7 @@ def _at_collisions(scene: Scene, answer: Answer, budget: float) -> dict[str, tor
 
 EXPERIMENT = "ceiling"
 KINDS = ("linear", "mlp")
-#: layers for which collisions are searched; the second linear layer has those of the first ReLU
+#: layers for which collisions are searched; the second linear layer takes those of the first ReLU
 SEARCHED = ("input", "linear_1", "relu_1", "relu_2")
 
 Say = Callable[[str], None]
@@ -173,10 +178,10 @@ Say = Callable[[str], None]
 class Effort:
     """The effort of a run.
 
-    per_class: training images of each class besides the points, as far as there are so many. hidden: width of
-    an MLP. epochs, train_steps: of the training of a readout, train_steps those of its attack. steps,
-    restarts: of the attack on it. rounds: of the search for collisions. certified: the largest budget with a
-    certificate for readouts behind ReLUs (above it, it says nothing).
+    per_class: images of each class to train readouts on (or all there are besides the points). hidden: width
+    of an MLP. epochs: of the training of a readout. train_steps: steps of the attack in this training. steps,
+    restarts: of the attack on a trained readout. rounds: of the search for collisions. certified: the largest
+    budget at which readouts behind ReLUs are certified (above it, the certificate says nothing).
     """
 
     per_class: int = 1000
@@ -201,7 +206,7 @@ class CeilingConfig:
 
     @property
     def bounds(self) -> BoundsConfig:
-        """What names the points in `feature_bounds`."""
+        """The configuration of `feature_bounds` that has the same points."""
         return BoundsConfig(self.network, tuple(LAYERS), self.per_class, self.budgets)
 
 
@@ -221,7 +226,7 @@ def plan(profile: str, dataset: str, network: str) -> CeilingConfig:
 
 
 def plans(profile: str) -> list[CeilingConfig]:
-    """The networks with the bounds of all their layers."""
+    """One configuration for each network whose layers all have bounds in `feature_bounds`."""
     return [
         plan(profile, dataset, network)
         for dataset in feature_bounds.SCALES[paths.check_profile(profile)].datasets
@@ -233,7 +238,7 @@ def plans(profile: str) -> list[CeilingConfig]:
 
 
 def run_network(config: CeilingConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
-    """Ceilings and readouts of one network; lists run over ``config.budgets``."""
+    """Ceilings and readouts of one network. Each list has one entry per budget of ``config.budgets``."""
     model, _ = extractor_networks.trained(config.network, say=say)
     layers = extractors.as_layers(model, extractor_networks.images(config.network, "train").shape)
     positive, negative = feature_bounds.points(config.bounds)
@@ -274,7 +279,7 @@ def other_images(config: CeilingConfig) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _reached(row: dict[str, Any]) -> list[float]:
-    """The largest attacked correlation of the layer's readouts and the constant ones, which have 0."""
+    """The largest correlation under attack, over the layer's readouts and a constant one, which has 0."""
     columns = [readout["attacked"] for readout in row["readouts"].values()]
     return [max(0.0, *values) for values in zip(*columns, strict=True)]
 
@@ -287,12 +292,12 @@ def _text(values: Sequence[float]) -> str:
 
 
 def run_config(config: CeilingConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
-    """The stored run of one network, computed now where it is not there."""
+    """The run of one network: stored, or computed now where it is missing."""
     return runs.run(config, lambda made: run_network(made, say=say), experiment=EXPERIMENT, profile=profile)
 
 
 def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
-    """All networks of a profile."""
+    """The runs of all networks of a profile."""
     return [run_config(config, profile, say=say) for config in plans(profile)]
 
 

@@ -1,8 +1,9 @@
 """The stored ceilings of `ceiling`: where no readout can be, where readouts are, where one is proved to be.
 
-A readout of a layer is a readout of every layer before it. A collision of a layer is a collision of every
-layer after it. So what readouts reach, and what is proved of them, holds for earlier layers too, and ceilings
-hold for later ones. A ceiling at one budget holds for larger ones, a certificate for smaller ones.
+A readout of a layer is also a readout of every earlier layer. So what readouts reach, and what is proved of
+them, holds for earlier layers too. A collision of a layer is also a collision of every later layer. So
+ceilings hold for later layers too. A ceiling at one budget holds at larger ones, a certificate at smaller
+ones. `semirobust.figures.ceiling` draws all this.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ Floats = npt.NDArray[np.float64]
 
 ORDER = list(LAYERS)
 LAST = ORDER[-1]
-#: kinds of readouts and their names
+#: kind of readout -> its name
 KINDS = {"linear": "linear readout", "mlp": "MLP readout", "network": "the network itself"}
-ROUNDING = 1e-6  # by which a readout may pass its ceiling
+ROUNDING = 1e-6  # a readout may exceed its ceiling by this much
 
 
 # --- reading ---
@@ -33,7 +34,7 @@ ROUNDING = 1e-6  # by which a readout may pass its ceiling
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """One network: its run, and its bounds of `feature_bounds` where they are stored.
+    """One network: its run, and its bounds by `feature_bounds` where they are stored.
 
     Raises ``ValueError`` for bounds of another network or of other points.
     """
@@ -86,20 +87,23 @@ class Network:
         return float(found[layer][np.searchsorted(grid, budget, side="right") - 1])
 
     def readouts(self, layer: str) -> dict[str, dict[str, list[float | None]]]:
-        """Kind -> columns of the readouts trained on a layer; on the last one the network itself too."""
+        """Kind -> columns of the readouts trained on a layer; the last layer has the network itself too."""
         found = dict(self.record.metrics["layers"][layer]["readouts"])
         return found | ({"network": self.record.metrics["network"]} if layer == LAST else {})
 
     def reached(self, layer: str, column: str = "attacked") -> list[float]:
-        """The best of the tested readouts of a layer, the constant ones among them, at each of `budgets`."""
+        """The best correlation of a tested readout of a layer, or of a constant one, at each of `budgets`."""
         later = ORDER[ORDER.index(layer) :]
         columns = [row[column] for name in later for row in self.readouts(name).values()]
         return [max([0.0, *(v for v in values if v is not None)]) for values in zip(*columns, strict=True)]
 
 
 def read(config: CeilingConfig, where: str, *, profile: str) -> Network | None:
-    """The network of a configuration: computed where it is missing if ``where`` is the profile that runs; of
-    another profile only what is stored, or None."""
+    """The network of a configuration in the profile ``where``.
+
+    If ``where`` is the profile that runs, a missing network is computed. Of another profile, only a stored
+    one is returned, else None.
+    """
     bounds = feature_bounds.deep(where, config.network.dataset, f"fcnn-{config.network.training}")
     if where == profile:
         return Network(run_config(config, where), feature_bounds.run_config(bounds, where))
@@ -109,11 +113,11 @@ def read(config: CeilingConfig, where: str, *, profile: str) -> Network | None:
 
 @dataclass(frozen=True)
 class Passed:
-    """A readout that an attack leaves above the ceiling of its layer: the attack missed perturbations.
+    """A readout whose correlation under an attack is above the ceiling: the attack missed perturbations.
 
-    training, name, layer, budget: of the network and its readout. followed: under the attack. longer: with
-    far more of it (None where that was not tried). collisions: under both the attack and the collisions.
-    ceiling: of its layer.
+    training, name, layer, budget: say which network and which readout. followed: the correlation under the
+    attack. longer: under a far longer attack (None where that was not tried). collisions: under both the
+    attack and the collisions. ceiling: that of the layer.
     """
 
     training: str
@@ -127,7 +131,7 @@ class Passed:
 
 
 def passed(network: Network) -> list[Passed]:
-    """The trained readouts that PGD leaves above the ceiling, layer by layer."""
+    """The trained readouts whose correlation under PGD is above the ceiling, layer by layer."""
     found = []
     for layer in ORDER:
         for kind, row in network.readouts(layer).items():
@@ -140,7 +144,7 @@ def passed(network: Network) -> list[Passed]:
 
 
 def hidden(network: Network, budget: float) -> list[Passed]:
-    """The two readouts that show PGD no gradient, at one of the budgets, whether they pass or not."""
+    """The two readouts without a gradient for PGD, at one of the budgets, above the ceiling or not."""
     i, top, found = network.budgets.index(budget), network.ceiling(LAST, budget), []
     for key, name in (("answers", "hard answers"), ("neighbours", "neighbours")):
         row = network.record.metrics["hidden"][key]

@@ -1,7 +1,7 @@
 """The networks of the paper on fixed feature extractors: two classes, three ways of training, l2 budgets.
 
-What the paper prints: the architectures (Appendix E), MNIST and Fashion-MNIST, benign training, PGD and
-TRADES in l2, and the budget 2 of PGD (its Figures 4 and 9). What it leaves open is chosen here:
+The paper prints the architectures (Appendix E), the data sets MNIST and Fashion-MNIST, benign training, PGD
+and TRADES in l2, and the budget 2 of PGD (its Figures 4 and 9). What it leaves open is chosen here:
 1. Classes 3 against 7, as in the work that it builds on (Bhagoji et al. 2019 and 2021).
 2. Budgets 1, 2 and 3 for PGD and for TRADES, 10 steps of a quarter of the budget, TRADES' beta 6.
 3. The recipe: one cycle of SGD in float32, without augmentation (`_recipe`).
@@ -51,13 +51,13 @@ class ExtractorConfig:
 
     @property
     def training(self) -> str:
-        """As in the names of networks: ``benign``, ``pgd-2``, ``trades-1``."""
+        """The way of training, as networks are named: ``benign``, ``pgd-2``, ``trades-1``."""
         attack = self.train.attack
         return "benign" if attack is None else f"{_METHODS[type(attack)].lower()}-{attack.eps:g}"
 
     @property
     def label(self) -> str:
-        """For a table: ``fcnn, width 300, TRADES at 2``."""
+        """Text for a table: ``fcnn, width 300, TRADES at 2``."""
         attack = self.train.attack
         kind = "benign" if attack is None else f"{_METHODS[type(attack)]} at {attack.eps:g}"
         return f"{self.model}, width {self.width}, {kind}"
@@ -105,7 +105,7 @@ def _networks(dataset: str) -> dict[str, ExtractorConfig]:
 
 _PRINTED = _networks("mnist") | _networks("fashion_mnist")
 
-#: profile -> name -> network; they are small enough for the reference profile to have the printed ones
+#: profile -> name -> network; small enough that the reference profile has the printed sizes
 NETWORKS: dict[str, dict[str, ExtractorConfig]] = {
     "quick": _networks("digits"),
     "reference": _PRINTED,
@@ -124,8 +124,9 @@ def _load(name: str, split: str, size: int | None, classes: tuple[int, int]) -> 
 
 
 def vectors(train: data.Images, count: int, *, skip: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """So many images of each of two classes (or all there are) after the first ``skip``, flattened: float32
-    [N, d], in [0, 1]."""
+    """Flattened images of each of two classes: float32 [N, d], in [0, 1].
+
+    They are as many as asked for, or all there are, after the first ``skip``."""
     first, second = (train.images[train.labels == label][skip : skip + count].flatten(1) for label in (0, 1))
     return first, second
 
@@ -140,8 +141,9 @@ def build(config: ExtractorConfig) -> nn.Module:
 def trained(
     config: ExtractorConfig, *, say: Callable[[str], None] = lambda line: None
 ) -> tuple[nn.Module, Mapping[str, Any]]:
-    """(the trained network in evaluation mode, how it was made): from the cache or trained now, with a line
-    to ``say`` for each epoch."""
+    """(the trained network in evaluation mode, how it was made), from the cache or trained now.
+
+    ``say`` gets a line for each epoch."""
     model = build(config)
     state, meta = runs.network(config, partial(_train, say=say))
     model.load_state_dict(state)

@@ -1,12 +1,12 @@
-"""Lower bounds on the robust loss behind each layer of a trained network (Figures 2 to 11 of the paper on
-fixed feature extractors).
+"""Lower bounds on the robust loss behind each layer of a trained network.
 
-The points are the first so many training images of each class, equally likely. The linear layers are exact,
-for thousands of images a class; behind ReLUs collisions are searched, for hundreds, where they can move the
-bound (`collisions.pairs`). What is known of a layer is known of the next.
+Figures 2 to 11 of the paper on fixed feature extractors. The points are the first training images of each
+class, equally likely. Behind linear layers the bounds are exact and use thousands of images a class. Behind
+ReLUs they use hundreds, and collisions are searched where they can move the bound (`collisions.pairs`). A
+collision of a layer is also a collision of the next one, so each search starts from those known already.
 
-The paper leaves the number of images and the budgets open; both are chosen here, the budgets so that the
-bound on the images themselves goes from zero to its largest value.
+The paper leaves the number of images and the budgets open; both are chosen here. The budgets are chosen so
+that the bound on the images themselves goes from zero to its largest value.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BoundsConfig:
-    """The bounds behind some layers of one network, for the first ``per_class`` training images of each class
-    (all there are, where there are fewer), at l2 ``budgets`` in pixels.
+    """The bounds behind some layers of one network, at l2 ``budgets`` in pixels.
 
-    ``audited``: pairs that were thought hopeless and are searched after all.
+    The points are the first ``per_class`` training images of each class (all there are, where there are
+    fewer). ``audited``: how many of the excluded pairs are searched after all, as a check.
     """
 
     network: ExtractorConfig
@@ -69,8 +69,8 @@ class BoundsConfig:
 
 @dataclass(frozen=True)
 class Scale:
-    """Of a profile: its data sets, the images of each class for linear layers and behind ReLUs, and the
-    pairs of an audit."""
+    """The scale of a profile: its data sets, the images of each class for linear layers and behind ReLUs, and
+    the pairs of an audit."""
 
     datasets: tuple[str, ...]
     linear: int
@@ -81,7 +81,7 @@ class Scale:
 _PRINTED = Scale(("mnist", "fashion_mnist"), 5000, 400, 256)
 SCALES = {"quick": Scale(("digits",), 5000, 40, 40), "reference": _PRINTED, "paper": _PRINTED}
 
-#: the largest budget: there the bound on the images themselves is at its end
+#: the largest budget: there the bound on the images themselves reaches its largest value
 _LARGEST = {"digits": 5.0, "mnist": 6.0, "fashion_mnist": 7.5}
 STEP = 0.25
 
@@ -102,7 +102,7 @@ EVERY_LAYER = ("fcnn-benign", "fcnn-pgd-2")
 
 
 def deep(profile: str, dataset: str, network: str) -> BoundsConfig:
-    """The bounds of the layers of a fully connected network, on fewer images, those behind ReLUs too."""
+    """The bounds behind the layers of a fully connected network, ReLUs included, on fewer images."""
     found = extractor_networks.NETWORKS[paths.check_profile(profile)][f"{dataset}-{network}"]
     if network in EVERY_LAYER:
         layers = tuple(LAYERS)
@@ -136,12 +136,13 @@ def plans(profile: str) -> list[BoundsConfig]:
 
 
 def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: None) -> dict[str, Any]:
-    """The bounds behind each layer: at each budget the 0-1 loss and the cross-entropy in nats, the edges, how
-    many pairs were searched, and what the audit found; resumed where it was killed.
+    """The bounds behind each layer, and how they were found.
 
-    What it keeps for that is there until `forget`, when the result is on disk.
+    At each budget: the 0-1 loss, the cross-entropy in nats and the edges. Besides: how many pairs were
+    searched, and what the audit found. A killed run resumes where it stopped; the chunks that it keeps for
+    this stay until `forget` removes them, once the result is on disk.
 
-    skip: so many images of each class are left out first, for the same bounds from other images.
+    skip: how many images of each class are left out first, for the same bounds from other images.
     """
     model, meta = extractor_networks.trained(config.network, say=say)
     positive, negative = points(config, skip=skip)
@@ -221,7 +222,7 @@ def points(config: BoundsConfig, *, skip: int = 0) -> tuple[Array, Array]:
 
 
 def _processes() -> int:
-    """One for each core, unless one thread was asked for, as for notebooks that run side by side."""
+    """One process for each core, or one if one thread was asked for (notebooks that run side by side)."""
     return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else cores()
 
 
@@ -229,7 +230,7 @@ def _processes() -> int:
 
 
 def run_config(config: BoundsConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
-    """The stored bounds of one configuration, computed now where they are not there."""
+    """The bounds of one configuration: stored, or computed now where they are missing."""
     made = runs.run(config, lambda one: run_bounds(one, say=say), experiment=EXPERIMENT, profile=profile)
     forget(config)
     return made

@@ -1,12 +1,12 @@
 """Figure 1 of arXiv 2307.03803: dependence after fine-tuning, by the size of f_b and by the attack.
 
-For each size of f_b the network is (f_a*, f_b~) of the first trial of Algorithm 1, and for comparison
-(f_a*, f_b) before it; each attack is made anew for the network that is measured.
+For each size of f_b the network is (f_a*, f_b~) of the first trial of Algorithm 1. For comparison,
+(f_a*, f_b) before fine-tuning is measured too. Each attack is made anew for the network that is measured.
 
 Where this differs from the figure:
-1. The paper averages over the trials that reach Acc*. Few do at a small scale, so here the first trial counts
-   after its last epoch, whatever it reached; its accuracy is stored beside. The spread over trials is that of
-   the trials of `algorithm_1`, for the sizes that it has.
+1. The paper averages over the trials that reach Acc*. At a small scale few do. So here the first trial counts
+   after its last epoch, whatever it reached, and its accuracy is stored beside. The spread over trials is
+   that of the trials of `algorithm_1`, for the sizes that it has.
 2. Each estimate comes with its shuffled control and its cap.
 """
 
@@ -32,7 +32,7 @@ N_FB = (4, 8, 12)
 
 @dataclass(frozen=True)
 class SizeConfig:
-    """One size of f_b. ``images``: how many test images (the first ones); ``steps``, ``queries``: the effort
+    """One size of f_b. ``images``: how many test images (the first ones). ``steps``, ``queries``: the effort
     of AutoAttack."""
 
     pair: Pair

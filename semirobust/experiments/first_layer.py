@@ -1,9 +1,9 @@
-"""Sentences of the paper on fixed feature extractors about the first linear layer (Section 4.2, Figures 2 and
-7), held against stored bounds.
+"""The paper's sentences about the first linear layer, checked against stored bounds.
 
-The paper prints curves and sentences, no numbers. Each sentence is split into checks of two or more curves,
-so that "true", "false" and "mixed" have a meaning; what counts as a difference is chosen here (`COUNTS`,
-`DIFFERS`), in shares of the loss of guessing.
+They are in Section 4.2 and Figures 2 and 7 of the paper on fixed feature extractors. It prints curves and
+sentences, no numbers. Each sentence is split into checks of two or more curves, so that "true", "false" and
+"mixed" have a meaning. What counts as a difference is chosen here (`COUNTS`, `DIFFERS`), as a share of the
+loss of guessing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BUDGETS = ("1", "2", "3")
 COUNTS = 0.02
 #: two trainings differ "significantly" where their curves do by this share of guessing
 DIFFERS = 0.05
-#: the loss whose forcing budget measures robustness in one number
+#: loss -> the level of it whose forcing budget measures robustness in one number
 LEVELS = {"cross_entropy_nats": 0.25, "zero_one": 0.15}
 
 CLAIMS = {
@@ -40,7 +40,7 @@ CLAIMS = {
 class Claim:
     """One sentence: which of its checks hold, and how large the effect is, in words.
 
-    checks: one for each pair of curves (or of steps) that the sentence speaks of; of "smaller" only one.
+    checks: one for each pair of curves (or of steps) that the sentence is about; only one for "smaller".
     """
 
     checks: tuple[bool, ...]
@@ -48,7 +48,7 @@ class Claim:
 
 
 def configs(where: str, dataset: str, seed: int) -> dict[str, BoundsConfig]:
-    """ "images" and each training -> its bound, of the networks initialised and trained with one seed."""
+    """The bounds for "images" and for each training, of networks initialised and trained with one seed."""
     found = {"images": feature_bounds.linear(where, dataset, "fcnn-benign", layer="input")}
     for name in feature_bounds.names(where, dataset, "fcnn"):
         config = feature_bounds.linear(where, dataset, name)
@@ -80,14 +80,14 @@ def _steps(method: str) -> list[str]:
 
 
 def _worse(first: Bound, second: Bound, loss: str) -> bool:
-    """The first is above the second somewhere and nowhere below."""
+    """Whether the first curve is above the second somewhere and below it nowhere."""
     least = COUNTS * first.guessing(loss)
     difference = gap(first, second, loss)
     return difference.above > least and difference.below >= -least
 
 
 def _largest(found: Mapping[str, Bound], pairs: Iterable[tuple[str, str]], loss: str) -> str:
-    """By how much, for which pair and where a first curve is most above the second."""
+    """The largest excess of a first curve over its second: how much, for which pair, at which budget."""
     sizes = {pair: gap(found[pair[0]], found[pair[1]], loss) for pair in pairs}
     first, second = max(sizes, key=lambda pair: sizes[pair].above)
     size = sizes[first, second]

@@ -25,7 +25,7 @@ LAWS = (
     Erasure(1, 0.9, 0.5),
 )
 
-#: name -> (measure, the truth it is after)
+#: name -> (measure, the true value that it estimates)
 ESTIMATORS: dict[str, tuple[Measure, str]] = {
     "edge": (dependence.edge(), "information"),
     "edge_ensemble": (dependence.edge(members=10, renormalise=True), "information"),
@@ -37,13 +37,13 @@ ESTIMATORS: dict[str, tuple[Measure, str]] = {
     "hsic": (dependence.hsic(), "hsic"),
     "correlation": (dependence.correlation(), "correlation"),
 }
-#: more samples are not tried, as memory and time grow with their square
+#: the most samples that are tried, as memory and time grow with their square
 LIMIT = {"hsic": 3000}
 
 
 @dataclass(frozen=True)
 class TruthConfig:
-    """One law: how many samples, and how often it is drawn anew for each number of them."""
+    """One law: the numbers of samples, and how often each number is drawn anew."""
 
     law: Any
     sizes: tuple[int, ...]
@@ -68,8 +68,8 @@ def plans(profile: str) -> list[TruthConfig]:
 def run_law(config: TruthConfig) -> dict[str, Any]:
     """The rows of one law: for each estimator and n, all estimates and controls, and their summary.
 
-    `bias` is None where no truth is known, infinite where the truth is; `seconds` is the median processor
-    time of an estimate with its `shuffles` controls, on one machine.
+    `bias` is None where no truth is known, and infinite where the truth is infinite. `seconds` is the median
+    processor time of an estimate with its `shuffles` controls, on one machine.
     """
     rows = []
     for n in config.sizes:
@@ -90,7 +90,7 @@ def run_law(config: TruthConfig) -> dict[str, Any]:
 
 
 def _row(config: TruthConfig, name: str, n: int, values: np.ndarray, cap: float | None) -> dict[str, Any]:
-    """values [repeats, 3]: estimate, control, seconds."""
+    """One row of results from values [repeats, 3]: estimate, control, seconds."""
     estimates, controls, seconds = values.T
     measure, quantity = ESTIMATORS[name]
     truth = config.law.truths.get(quantity)

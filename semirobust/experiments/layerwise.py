@@ -1,21 +1,21 @@
-"""Layer by layer: the robust correlation of each chosen layer between its certificate and its attack, the
-dependence beside it, and the growth of correlation that Theorem 2 of arXiv 2307.03803 asks for against the
-growth that is there.
+"""Robust correlation layer by layer, the dependence beside it, and the growth that Theorem 2 asks for.
+
+The robust correlation of each chosen layer is bracketed by its certificate and its attack. The growth of
+correlation that Theorem 2 of arXiv 2307.03803 asks for is compared with the growth that is measured.
 
 Each subject is one network: ``standard`` (f_a, f_b), ``robust`` (f_a*, f_b*), ``semirobust_N`` (f_a*, f_b)
 with f_b of N layers, and ``fine_tuned_N`` (f_a*, f_b~), the last epoch of the first trial of Algorithm 1. The
-layers of f_a* are those of ``robust``; so the last two kinds are probed from the last chosen layer of f_a* on
-only, which is where Theorem 2 has its hypotheses.
+layers of f_a* are those of ``robust``. So the last two kinds are probed only from the last chosen layer of
+f_a* on, which is where Theorem 2 has its hypotheses.
 
 Departures from the paper:
 1. Its condition A2 wants the correlation E[y G_j] to grow by 1 + U_j from layer j-1 to j, where U_j bounds
    the mean density ratio given the class. For a deterministic layer and n images that mean is exactly sum
-   over c of pi_c N_c, N_c the number of distinct values of the layer in class c. That is the U_j here. The
-   growth is that of the clipped margins of the two probes on the same attacked images; as |G| <= 1 it cannot
-   exceed 2.
-2. Between two chosen layers all that lies between counts as one layer. The dependence is measured as in
-   Algorithm 1, between consecutive weight layers, and between chosen layers too where these are not
-   consecutive.
+   over c of pi_c N_c, where N_c is the number of distinct values of the layer in class c. That is the U_j
+   here. The growth is that of the clipped margins of the two probes on the same attacked images; as
+   |G| <= 1 it cannot exceed 2.
+2. Everything between two chosen layers counts as one layer. The dependence is measured as in Algorithm 1,
+   between consecutive weight layers, and also between chosen layers where these are not consecutive.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ from semirobust.layers import fast_dtype
 from semirobust.training import TrainConfig
 
 EXPERIMENT = "layerwise"
-SHUFFLES = 5  # the control of the dependence is a mean over so many
+SHUFFLES = 5  # the control of the dependence is a mean over this many shuffles
 BATCH = 512  # images attacked at once
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each part takes (the first of their set): probes are trained on ``train``, the rest is
-    measured on ``test``, the gaps between probes on the first ``gap`` of these.
+    """How many images each part takes, always the first of their set.
+
+    Probes are trained on ``train`` images. Gaps between probes are measured on the first ``gap`` test images,
+    all else on ``test`` of them.
     """
 
     train: int
@@ -69,7 +71,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Effort:
-    """Of the attack on a trained probe: ``steps`` of the size of the pair's attack, ``restarts`` times."""
+    """The attack on a trained probe: ``steps`` of the size in the pair's attack, ``restarts`` times."""
 
     steps: int
     restarts: int
@@ -272,7 +274,7 @@ def _probe(
 
 
 def _consecutive(measured: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
-    """For each measured layer the pair of it and the weight layer before it; the first one has none."""
+    """(weight layer before it, layer) for each measured layer; the first layer has no such pair."""
     return [(known[known.index(layer) - 1], layer) for layer in measured if known.index(layer) > 1]
 
 
@@ -288,11 +290,11 @@ def _dependence(
 def empirical_u(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, names: Sequence[str]
 ) -> dict[str, float]:
-    """Layer -> sum over c of pi_c N_c, N_c the number of distinct outputs of the layer on the images of class
-    c.
+    """Layer -> U, the sum over classes c of pi_c N_c.
 
-    This is the mean over the images' law of the density ratio p(g, h | y) / (p(g | y) p(h | y)) for h a
-    function of g, exactly. Outputs are compared bit for bit, the image itself for ``"input"``.
+    N_c is the number of distinct outputs of the layer on the images of class c. U is exactly the mean, over
+    the empirical law of the images, of the density ratio p(g, h | y) / (p(g | y) p(h | y)), where h is a
+    function of g. Outputs are compared bit for bit; for ``"input"`` they are the images themselves.
     """
     total = dict.fromkeys(names, 0.0)
     modules = [name for name in names if name != layers.INPUT]

@@ -1,8 +1,8 @@
-"""The bounds of `feature_bounds` once more, from other images of the same data set: how much of a difference
-between two curves is the choice of images.
+"""The bounds of `feature_bounds` from other images of the same data set.
 
-A configuration's images are the first so many of each class; here they are the next so many. Pairs that only
-the guess of `collisions.pairs` excluded are not audited again.
+They show how much of a difference between two curves is due to the choice of images. The points of a
+configuration are the first images of each class; here they are the next images, as many of them. Pairs that
+only the guess of `collisions.pairs` excluded are not audited again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from semirobust.experiments.feature_bounds import BoundsConfig, Say
 
 EXPERIMENT = "feature_bounds_other_images"
 
-#: network -> the layers that notebooks 24 to 26 read from other images, too
+#: network -> the layers that notebooks 24 to 26 also read from other images
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     **dict.fromkeys(feature_bounds.EVERY_LAYER, (tuple(feature_bounds.NAMES), ("input", "linear_1"))),
     "fcnn-trades-2": (("linear_1", "relu_2"),),
@@ -36,15 +36,16 @@ class OtherImages:
 
 
 def plan(config: BoundsConfig, layers: tuple[str, ...]) -> OtherImages:
-    """Some layers of a configuration, from as many images after those that it has."""
+    """Some layers of a configuration, from the next images after its own, and as many of them."""
     return OtherImages(replace(config, layers=layers, audited=0), config.per_class)
 
 
 def run_config(
     config: BoundsConfig, layers: tuple[str, ...], profile: str, *, say: Say = lambda line: None
 ) -> runs.Record:
-    """The stored bounds from other images, computed now where they are not there. The configuration and the
-    metrics are as those of `feature_bounds.run_config`."""
+    """The bounds from other images: stored, or computed now where they are missing.
+
+    The configuration and the metrics have the form of those of `feature_bounds.run_config`."""
     found = runs.run(
         plan(config, layers),
         lambda made: feature_bounds.run_bounds(made.bounds, skip=made.skip, say=say),
@@ -66,7 +67,7 @@ def plans(profile: str) -> list[OtherImages]:
 
 
 def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
-    """Computes them, where they are not stored."""
+    """The bounds from other images of a profile: stored, or computed now."""
     bounds = [made.bounds for made in plans(profile)]
     return [run_config(made, made.layers, profile, say=say) for made in bounds]
 

@@ -1,16 +1,17 @@
 """What another f_b costs on trained networks: the true difference beside the bounds of `semirobust.bounds`.
 
 ``run`` compares (f_a*, f_b*) with one subject: ``semirobust`` (f_a*, f_b), or ``fine_tuned`` (f_a*, f_b~),
-the last epoch of the first trial of Algorithm 1. ``run_path`` follows weights of one's own choosing away from
-omega*: the segment to the fine-tuned network, and the direction in the first layer of f_b that an ascent
-finds for one image. On both, the right sides of (15) and (16) of arXiv 2307.03803 stand beside what is true.
+the last epoch of the first trial of Algorithm 1. ``run_path`` moves the weights away from omega* in two
+ways: along the segment to the fine-tuned network, and along the direction in the first layer of f_b that an
+ascent finds for one image. On both paths, the right sides of (15) and (16) of arXiv 2307.03803 stand beside
+the true difference.
 
 Departures from the paper:
-1. J is the mean cross-entropy in nats, not E[Y l] with l = -F: for a proper loss the sign of Y is inside.
+1. J is the mean cross-entropy in nats, not E[Y l] with l = -F. For a proper loss the sign of Y is inside.
 2. omega are weights and biases with BatchNorm folded in, so that all of f_b is part of the distance.
 3. (16) is written for a chain without biases. Here its product runs over the weight layers of the main path
-   of f_a, folded, and C_x is the largest norm of an image behind the input normalisation; C_sigma = 1. (17)
-   is its mean with Y = 1, the most that it can say.
+   of f_a, folded. C_x is the largest norm of an image behind the input normalisation, and C_sigma = 1. (17)
+   is its mean with Y = 1, the largest value that (17) can take.
 4. Attacked losses are estimates from below: PGD finds some perturbation, not the worst.
 """
 
@@ -40,7 +41,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many test images (the first ones): for losses and P-2, for P-1, and for ascents of their own."""
+    """How many of the first test images are used: for losses and P-2, for P-1, and for single ascents."""
 
     images: int
     curvature: int
@@ -49,8 +50,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Effort:
-    """``times`` where the largest eigenvalue is estimated by at most ``lanczos`` products, Gauss-Legendre
-    ``quadrature`` points, ``ascent`` steps in search of a direction.
+    """The effort of the bounds: ``times`` at which the largest eigenvalue is estimated, each by at most
+    ``lanczos`` products; Gauss-Legendre ``quadrature`` points; ``ascent`` steps in search of a direction.
     """
 
     times: tuple[float, ...]
@@ -166,9 +167,9 @@ def _fine_tuned(pair: Pair, n_fb: int, tuning: FineTuning, say: Callable[[str], 
 def run(config: PerformanceConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
     """Losses, accuracies and correlations of both networks, and what P-1, P-2 and P-3 say of them.
 
-    ``clean``: test images; ``attacked``: the same ones under PGD against the subject, for both networks, so
-    that the difference there bounds that of the adversarial losses as far as PGD is the worst attack;
-    ``own``: each network under PGD against itself.
+    ``clean``: test images. ``attacked``: the same images under PGD against the subject, for both networks.
+    The difference there bounds that of the adversarial losses, as far as PGD is the worst attack. ``own``:
+    each network under PGD against itself.
     """
     star, tilde = subject_network(config, say=say)
     test = networks.test_images(config.pair.robust, config.sizes.images)
@@ -232,7 +233,7 @@ def _robust(star: nn.Module, tilde: nn.Module, images: torch.Tensor, n_fb: int, 
 
 
 def summary(result: bounds.Telescope) -> dict[str, Any]:
-    """P-2 over images: mean and quantiles of truth and bounds, shares of images, mean share of each layer."""
+    """P-2 over images: mean and quantiles of truth and bounds, shares of images, mean share per layer."""
     names = ("difference", "bound", "product_bound", "printed_bound")
     kept: dict[str, Any] = {}
     for name in names:

@@ -1,23 +1,24 @@
 """A test of whether any measure of dependence predicts that fine-tuning f_b succeeds.
 
 Algorithm 1 of arXiv 2307.03803 records one dependence after success. Here trials that succeed and trials that
-fail are logged alike: at every epoch every measure of `semirobust.dependence` on every layer of f_b, on
-PGD-attacked test images, beside its shuffled control; and whether the *validation* accuracy is within k of
-the robust network's. `replication` asks which (measure, layer) tells the two apart.
+fail are logged alike. At every epoch, every measure of `semirobust.dependence` is taken on every layer of
+f_b, on PGD-attacked test images, beside its shuffled control. It is also logged whether the *validation*
+accuracy is within k of the robust network's. `replication` asks which (measure, layer) tells successes and
+failures apart.
 
-The trials differ in their learning rate, drawn log-uniformly, and in the order of the images; rates that
-are too small or too large fail. As each trial draws its own, trials can be exchanged, which is what the
-permutation test needs; but a measure may "predict" only because both it and success follow the rate. It would
-be a predictor all the same, and no cause.
+The trials differ in their learning rate, drawn log-uniformly, and in the order of the images. Rates that are
+too small or too large fail. As each trial draws its own, trials can be exchanged, which is what the
+permutation test needs. But a measure may "predict" only because both it and success depend on the rate. Then
+it is still a predictor, but no cause.
 
-A finding is a question for new trials: so the trials of a plan come in two parts, and what the ``first`` of
-them find is tested on the rest, and only that.
+A finding needs new trials to confirm it. So the trials of a plan come in two parts: predictors are searched
+in the ``first`` trials, and only those found are tested on the rest.
 
-How the plans on digits came to be: k was fixed before any trial was measured. The range of rates and the
-number of images were changed after a first run; the epochs were later cut from three to two for the time
-they take. In sets of 8 trials nothing that one set found was significant in another, and sets of 16 mostly
-found other scores each time. So 48 trials were searched together; trials 48 to 79, which test what those
-find, were measured only after that was decided.
+How the plans on digits came about: k was fixed before any trial was measured. The range of rates and the
+number of images were changed after a first run. The epochs were later cut from three to two to save time. In
+sets of 8 trials, nothing that one set found was significant in another, and sets of 16 mostly found other
+scores each time. So 48 trials were searched together. Trials 48 to 79, which test what those find, were
+measured only after that was decided.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """``trials`` trials with rates drawn log-uniformly in ``rates``; the ``first`` of them are searched for
-    predictors, the others test what is found. ``k`` is the margin of success, chosen before any trial was
-    measured."""
+    """``trials`` trials with rates drawn log-uniformly in ``rates``.
+
+    The ``first`` of them are searched for predictors, the others test what is found. ``k`` is the margin of
+    success, chosen before any trial was measured."""
 
     name: str
     pair: Pair
@@ -78,7 +80,7 @@ class Plan:
     batch_size: int
 
     def trial(self, number: int) -> TrialConfig:
-        # math, not numpy: its exp ends in other bits on other processors, and stored runs are found by them
+        # not numpy: the last bits of its exp depend on the processor, and stored runs are found by them
         low, high = (math.log(rate) for rate in self.rates)
         rate = math.exp(np.random.default_rng(number).uniform(low, high))
         recipe = replace(
@@ -183,8 +185,8 @@ def _networks(pair: Pair, say: Callable[[str], None]) -> tuple[nn.Module, Mappin
 
 @lru_cache(maxsize=1)
 def _start(config: TrialConfig, say: Callable[[str], None]) -> tuple[float, dict[str, Any]]:
-    """What the trials share, whatever they are fine-tuned on and how: the accuracy of the robust network, and
-    the row of epoch 0."""
+    """What all trials share, however they are fine-tuned: the accuracy of the robust network, and the row of
+    epoch 0."""
     robust, standard = _networks(config.pair, say)
     validation = networks.validation_images(config.pair.robust, config.validation)
     test = networks.test_images(config.pair.robust, config.test)

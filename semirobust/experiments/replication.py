@@ -1,9 +1,9 @@
-"""Reading the trials of `prediction`: which (measure, layer) predicts success, and whether that holds again.
+"""Tests on the trials of `prediction`: which (measure, layer) predicts success, and whether that repeats.
 
-Permutation tests over trials and a correction for the number of scores (`semirobust.statistics`); what the
-first trials find is tested on the others (`replicate`). As success follows the learning rate, a measure is
-set beside the rate itself (`rate_scores`), and tried on pairs of trials with nearly the same rate
-(`at_equal_rate`).
+They are permutation tests over trials with a correction for the number of scores (`semirobust.statistics`).
+What the first trials find is tested on the others (`replicate`). As success depends on the learning rate, a
+measure is compared with the rate itself (`rate_scores`), and tried on pairs of trials with nearly the same
+rate (`at_equal_rate`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from semirobust.statistics import ScoreTest, Screening
 
 
 def outcomes(records: Sequence[runs.Record], k: float) -> np.ndarray:
-    """bool [trials, 1 + epochs]: Acc*_val - Acc_val <= k."""
+    """Success of each trial at each epoch: bool [trials, 1 + epochs], Acc*_val - Acc_val <= k."""
     return np.array(
         [
             [
@@ -56,10 +56,13 @@ def read(records: Sequence[runs.Record], k: float, *, permutations: int = 40_320
 
 @dataclass(frozen=True)
 class Replication:
-    """``first``, ``rest``: every score tested on either part of the trials. ``found``: the scores with a
-    corrected p of at most ``level`` in the first. ``again``: these alone on the rest, corrected for their own
-    number; None where there are none. ``held``: those of them with a corrected p of at most ``level`` once
-    more, on the same side of 1/2."""
+    """What the first trials find, and what holds again on the rest.
+
+    ``first``, ``rest``: the tests of every score on either part of the trials. ``found``: the scores with a
+    corrected p of at most ``level`` on the first part. ``again``: the tests of these alone on the rest,
+    corrected for their own number; None where there are none. ``held``: those of them with a corrected p of
+    at most ``level`` on the rest too, on the same side of 1/2.
+    """
 
     first: Screening
     rest: Screening
@@ -99,10 +102,10 @@ def rates(records: Sequence[runs.Record]) -> np.ndarray:
 
 
 def rate_scores(records: Sequence[runs.Record], k: float, first: int) -> dict[str, np.ndarray]:
-    """What is known without measuring anything: the rate, and how near it is to the rates that succeeded
-    among the ``first`` trials, their mean logarithm at the same epoch; scores [trials, 1 + epochs].
+    """Scores [trials, 1 + epochs] that are known without measuring anything.
 
-    Where no trial has succeeded the nearness is 0, for all."""
+    They are the rate, and its nearness to the rates that succeeded: to the mean logarithm of those among the
+    ``first`` trials at the same epoch. Where no trial has succeeded, the nearness is 0 for all."""
     logarithm, won = np.log(rates(records)), outcomes(records, k)
     near = np.zeros(won.shape)
     for epoch in range(1, won.shape[1]):
@@ -114,10 +117,10 @@ def rate_scores(records: Sequence[runs.Record], k: float, first: int) -> dict[st
 def at_equal_rate(
     records: Sequence[runs.Record], k: float, *, factor: float = 1.5
 ) -> tuple[int, dict[str, float]]:
-    """(pairs, name -> AUC) over the pairs of a success and a failure at the same epoch whose rates differ by
-    less than ``factor``: what a score says beyond the rate. Describes; there is no test.
+    """(number of pairs, name -> AUC): what a score says beyond the rate. It describes; there is no test.
 
-    Raises ``ValueError`` where there are no such pairs."""
+    The pairs are a success and a failure at the same epoch whose rates differ by less than ``factor``. Raises
+    ``ValueError`` where there are no such pairs."""
     logarithm, won = np.log(rates(records)), outcomes(records, k)[:, 1:]
     near = np.abs(logarithm[:, None] - logarithm) < np.log(factor)
     pairs = [np.nonzero(near & won[:, e, None] & ~won[:, e]) for e in range(won.shape[1])]

@@ -1,14 +1,14 @@
 """A test of whether the estimator's cap explains the printed difference of CIFAR-10 and CIFAR-100.
 
 The printed dependences of early layers (arXiv 2307.03803, Table 1) are larger on CIFAR-10, which has 1,000
-test images of a class, than on CIFAR-100, which has 100; the paper credits the diversity of features. But no
-estimate from N samples exceeds log2 N bits, and log2 1000 - log2 100 = log2 10 = 3.32. So: the *same* network
-and the *same* attacked images, with ever fewer images of each class. What then changes is N alone.
+test images of a class, than on CIFAR-100, which has 100. The paper credits the diversity of features. But no
+estimate from N samples exceeds log2 N bits, and log2 1000 - log2 100 = log2 10 = 3.32. So here the *same*
+network and the *same* attacked images are measured with ever fewer images of each class. Only N changes.
 
-N enters in three ways: the cap is log2 N; the estimator keeps floor(log2(N / 10)) random projections of a
-layer (6 for 1,000 samples, 3 for 100); and with the same cells, fewer samples make a larger plug-in estimate
-of layers that nothing pairs. The sizes lie on either side of changes in the number of projections, which
-isolates the second; the shuffled control shows the third.
+N enters in three ways. The cap is log2 N. The estimator keeps floor(log2(N / 10)) random projections of a
+layer (6 for 1,000 samples, 3 for 100). And with the same cells, fewer samples make the plug-in estimate
+larger, even for layers whose samples are shuffled against each other. The sizes lie on either side of changes
+in the number of projections, which isolates the second effect. The shuffled control shows the third.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ EXPERIMENT = "saturation"
 class SaturationConfig:
     """One network, measured on ``attack``ed test images with ``per_class`` images of each class.
 
-    ``subsamples``: random draws for each number (one where it is all there are); ``renormalise`` and
-    ``members``: of the estimator.
+    ``subsamples``: random draws for each number (a single one where it takes all images). ``renormalise``,
+    ``members``: options of the estimator.
     """
 
     network: NetworkConfig
@@ -49,7 +49,7 @@ class SaturationConfig:
     seed: int = 0
 
 
-#: among them the 100 and 1,000 of the two data sets, and either side of a change from 3 to 4 projections
+#: they include the 100 and 1,000 of the two data sets, and both sides of the change from 3 to 4 projections
 _CIFAR10 = (20, 50, 100, 159, 160, 200, 500, 1000)
 _SIZES: dict[str, tuple[int, ...]] = {
     "quick": (20, 39, 40),
@@ -60,8 +60,9 @@ _NETWORKS = {"quick": ("digits",), "reference": ("cifar10-width16",), "paper": (
 
 
 def plans(profile: str) -> list[SaturationConfig]:
-    """The robust network, with the estimator as the semirobustness experiments call it, and with its own
-    defaults."""
+    """The robust network, measured twice: with the options of the semirobustness experiments for the
+    estimator, and with the estimator's own defaults.
+    """
     made, draws = [], 2 if profile == "quick" else 3
     for name in _NETWORKS[paths.check_profile(profile)]:
         pair = networks.PAIRS[profile][name]
@@ -122,7 +123,7 @@ def _attacked(
 
 
 def _columns(found: Sequence[dependence.LayerDependence]) -> dict[str, Any]:
-    """One list over the pairs of layers for each number; bits."""
+    """The columns of a row: for each quantity a list over the pairs of layers, in bits."""
     rows = [item.record() for item in found]
     return {key: [row[key] for row in rows] for key in rows[0] if key != "layers"}
 
@@ -165,11 +166,11 @@ def by_size(record: runs.Record, key: str = "bits") -> dict[int, np.ndarray]:
 
 
 def drop(record: runs.Record, large: int, small: int) -> dict[str, np.ndarray]:
-    """What each pair of layers loses from ``large`` to ``small`` images of each class; arrays [pairs], bits.
+    """What each pair of layers loses from ``large`` to ``small`` images per class: arrays [pairs], in bits.
 
-    ``bits``: mean over the draws at ``large`` minus that at ``small``; ``spread``: the deviation of a draw at
-    ``small``; ``cap``: log2(large / small), what the cap loses; ``control``: what shuffled pairs lose;
-    ``excess``: what the excess over the control loses.
+    ``bits``: the mean over the draws at ``large`` minus that at ``small``. ``spread``: the standard deviation
+    of a draw at ``small``. ``cap``: log2(large / small), what the cap loses. ``control``: what shuffled pairs
+    lose. ``excess``: what the excess over the control loses.
     """
     bits, control, cap = (by_size(record, key) for key in ("bits", "control_bits", "cap_bits"))
     for n in (large, small):
@@ -184,8 +185,9 @@ def drop(record: runs.Record, large: int, small: int) -> dict[str, np.ndarray]:
 
 
 def printed_drops() -> list[dict[str, Any]]:
-    """What the printed dependences of Table 1 lose from CIFAR-10 to CIFAR-100: one row for each network, n_fb
-    and layer that is printed for both."""
+    """What the printed dependences of Table 1 lose from CIFAR-10 to CIFAR-100.
+
+    One row for each network, n_fb and layer that is printed for both."""
     rows = tables.printed(1)
     drops = []
     for row in rows:

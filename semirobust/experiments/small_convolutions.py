@@ -1,10 +1,12 @@
-"""Where small convolutional networks lose robustness: bounds behind a convolution, a ReLU, a pool, a residual
-block. The paper on fixed feature extractors treats the first convolution as a linear layer (Figure 11), and
-leaves max-pools and residual connections to future work.
+"""Bounds behind the layers of small convolutional networks: a convolution, a ReLU, a pool, a residual block.
 
-The networks are for digits of 8x8 pixels, so that all their layers are compiled into chains of a few hundred
-units (`extractors.as_chain`) in which collisions are searched where they can move the bound. What is known of
-a layer is known of the next. Every pair of networks differs in one thing: how it pools, or its shortcut.
+They show where such networks lose robustness. The paper on fixed feature extractors treats the first
+convolution as a linear layer (Figure 11), and leaves max-pools and residual connections to future work.
+
+The networks are for digits of 8x8 pixels. So all their layers can be compiled into chains of a few hundred
+units (`extractors.as_chain`), in which collisions are searched where they can move the bound. A collision of
+a layer is also a collision of the next one, so each search starts from those known already. Every pair of
+networks differs in one thing: how it pools, or its shortcut.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ class Pooled(nn.Module):
 
 
 class Block(nn.Module):
-    """conv 3x3 of stride 2-BN-ReLU, then conv-BN-ReLU-conv-BN with or without a shortcut around them, a ReLU,
-    one linear layer.
+    """conv 3x3 (stride 2)-BN-ReLU, then conv-BN-ReLU-conv-BN with or without a shortcut, a ReLU, one linear
+    layer.
 
     [N, 1, 8, 8] -> [N, width, 4, 4], from the first convolution on -> [N, 2].
     """
@@ -77,8 +79,8 @@ class Block(nn.Module):
         return self.fc(self.out(out + x if self.shortcut else out).flatten(1))
 
 
-#: name -> (network of a width, its width, the layers that are bounded). The first layers have more numbers
-#: than there are pixels (144 and 96 for 64).
+#: name -> (network of a width, its width, the layers that are bounded). The outputs of the first layers have
+#: more coordinates than there are pixels (144 and 96, against 64).
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], int, tuple[str, ...]]] = {
     "max_pool": (lambda width: Pooled(width, nn.MaxPool2d(2)), 4, ("bn", "relu", "pool")),
     "average_pool": (lambda width: Pooled(width, nn.AvgPool2d(2)), 4, ("bn", "relu", "pool")),
@@ -99,8 +101,10 @@ class SmallConfig:
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """The bounds behind layers of one network, "input" for the images, for the first ``per_class`` training
-    images of each class, at l2 ``budgets`` in pixels. ``audited``: as in `collisions.search`.
+    """The bounds behind layers of one network ("input": on the images), at l2 ``budgets`` in pixels.
+
+    The points are the first ``per_class`` training images of each class. ``audited``: as in
+    `collisions.search`.
     """
 
     network: SmallConfig
@@ -125,7 +129,7 @@ def images(split: str) -> data.Images:
 
 
 def build(config: SmallConfig) -> nn.Module:
-    """The network as initialised, with the seed of its configuration."""
+    """The untrained network, initialised with the seed of its configuration."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         return NETWORKS[config.name][0](config.width)
@@ -153,7 +157,7 @@ def points(config: ChainConfig) -> tuple[Array, Array]:
 
 
 def chain(model: nn.Module, layer: str) -> Chain:
-    """The map of a layer, compiled; the identity for "input"."""
+    """The map from the images to a layer, compiled into a chain; the identity for "input"."""
     if layer == "input":
         return Chain([(np.eye(math.prod(SHAPE)), np.zeros(math.prod(SHAPE)))], rectified=False)
     return extractors.as_chain(model, SHAPE, upto=layer)
@@ -172,8 +176,9 @@ def difference(model: nn.Module, layer: str, first: Array, second: Array) -> flo
 
 
 def local_rank(part: Chain, points: Array) -> Array:
-    """The rank of the Jacobian at each point [N, d]: int [N], at most d. So many directions change the
-    features there; all others are forgotten nearby.
+    """The rank of the Jacobian at each point [N, d]: int [N], at most d.
+
+    It is the number of directions that change the features near the point. All others leave them unchanged.
     """
     ranks = []
     for x in points:
@@ -187,8 +192,9 @@ def local_rank(part: Chain, points: Array) -> Array:
 
 
 def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
-    """The bounds behind each layer, in the form of `feature_bounds.run_bounds`; besides, for each layer, the
-    units of its chain, and the ranks of its Jacobian at all points (median)."""
+    """The bounds behind each layer, in the form of `feature_bounds.run_bounds`.
+
+    Besides, for each layer: the units of its chain, and the median rank of its Jacobian over all points."""
     model, meta = trained(config.network, say=say)
     positive, negative = points(config)
     search: collisions.Search | None = None
@@ -217,5 +223,5 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
 
 
 def run_config(config: ChainConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
-    """The stored bounds of one configuration, computed now where they are not there."""
+    """The bounds of one configuration: stored, or computed now where they are missing."""
     return runs.run(config, lambda made: run_chain(made, say=say), experiment=EXPERIMENT, profile=profile)

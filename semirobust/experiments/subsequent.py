@@ -1,11 +1,12 @@
 """Algorithm 1 by the paper's protocol: the adversarial training starts from the trained standard network.
 
-`algorithm_1` measures independent pairs: two networks trained apart from one initialisation, in which f_b
-never belonged behind f_a*. The first line of Algorithm 1 of arXiv 2307.03803 asks for *subsequent* regular
-and adversarial training, and the authors' scripts do so. Here the rate of the second training keeps the
-lineage: 0.02 at its peak against 0.15. Fine-tuning takes a tenth of it, as in the paper (0.01 and 0.001).
+`algorithm_1` measures independent pairs: two networks trained apart from one initialisation, so f_b was never
+trained behind anything like f_a*. The first line of Algorithm 1 of arXiv 2307.03803 asks for *subsequent*
+regular and adversarial training, and the authors' scripts do so. Here the second training has a small rate,
+so that its network stays related to the first: 0.02 at its peak against 0.15. Fine-tuning takes a tenth of
+it, as in the paper (0.01 and 0.001).
 
-The causal controls ask whether it is f_a* that brings the robustness back: f_b is fine-tuned in the same way
+The causal controls ask whether it is f_a* that brings the robustness back. f_b is fine-tuned in the same way
 behind the frozen f_a of the standard network, behind a random one, and from random weights behind f_a*.
 """
 
@@ -70,9 +71,10 @@ def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> None
 
 
 def start_rows() -> list[dict[str, Any]]:
-    """Acc* and Acc_sr before any fine-tuning, in per cent: printed for ResNet-18 on CIFAR-10, ours by the
-    paper's protocol, and ours for the independent pair. A row for each attack and size of f_b. Computes
-    nothing; a pair whose baseline is not stored is left out."""
+    """Acc* and Acc_sr before any fine-tuning, in per cent: a row for each attack and size of f_b.
+
+    Printed for ResNet-18 on CIFAR-10, ours by the paper's protocol, and ours for the independent pair.
+    Computes nothing; a pair whose baseline is not stored is left out."""
     sources = [(f"ours, {plan.name}", plan) for plan in plans("reference")]
     apart = next(plan for plan in algorithm_1.plans("reference") if plan.name == "cifar10-width16")
     sources.append(("ours, independent pair", apart))
@@ -103,8 +105,9 @@ def start_rows() -> list[dict[str, Any]]:
 
 
 def control_rows(profile: str = "reference") -> list[dict[str, Any]]:
-    """PGD accuracy in per cent before and after fine-tuning, by what is frozen and what f_b starts from: the
-    mean over the trials that are stored, and their range. Computes nothing."""
+    """PGD accuracy in per cent before and after fine-tuning, by the frozen f_a and the start of f_b.
+
+    Each is the mean over the stored trials, with their range. Computes nothing."""
     rows = []
     for plan in plans(profile):
         for n_fb in (4, 12):
@@ -134,7 +137,7 @@ def control_rows(profile: str = "reference") -> list[dict[str, Any]]:
 
 
 def _stored(plan: Plan, n_fb: int, f_a: str, f_b: str, profile: str) -> list[runs.Record]:
-    """The stored trials of one combination."""
+    """The stored trials of one combination of frozen f_a and start of f_b."""
     if (f_a, f_b) == ("robust", "standard"):
         configs, experiment = (
             [plan.trial(n_fb, number) for number in range(plan.trials)],

@@ -1,19 +1,18 @@
-"""Table 2: Algorithm 2 in four cells, {fitted on the scored images, on others} x {attack made for
-(f_a*, f_b*), for the readout itself}, with its controls.
+"""Table 2, the configuration of each profile and its rows: Algorithm 2 in four cells, with its controls.
 
-A run is one network and one attack. The *scored* images are the first n test images, the *other* images the
-next n; all are attacked for (f_a*, f_b*) by the attack of the row. A readout is fitted on the attacked images
-of either set and scored on the scored ones, attacked in two ways. The printed table is the cell (fitted on
+The cells are {fitted on the scored images, on others} x {attack made for (f_a*, f_b*), for the readout}. A
+run is one network and one attack. The *scored* images are the first n test images, the *other* images the
+next n. All are attacked for (f_a*, f_b*) by the attack of the row. A readout is fitted on the attacked images
+of either set and scored on the scored images, attacked in two ways. The printed table is the cell (fitted on
 the scored images, attack made for the network).
 
 Departures from the paper's text:
-1. The paper does not say how large a batch of Algorithm 2 is; ``Sizes.batch`` does: a twentieth of the
+1. The paper does not say how large a batch of Algorithm 2 is. ``Sizes.batch`` does: a twentieth of the
    images at the reference scale, as 512 is of the printed 10,000.
-2. Targets are the outputs of the network on the attacked images, as the text has them; the true labels are a
-   second reading, and ridge on the outputs is the best readout in the comparison.
-3. An attack made for a readout skips what is misclassified already and stops at the first success, as
-   everywhere here, so it is at least as strong; those made for the network take all their steps, as in
-   torchattacks.
+2. Targets are the outputs of the network on the attacked images, as in the text. The true labels are a second
+   reading, and ridge on the outputs is the best readout in the comparison.
+3. An attack made for a readout skips misclassified images and stops at the first success, as everywhere
+   here, so it is at least as strong. Attacks made for the network take all their steps, as in torchattacks.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ ATTACKS = ("none", "fgsm", "pgd", "autoattack")
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of Table 2 on one network; ``autoattacked``: the readouts that AutoAttack is aimed at."""
+    """All runs of Table 2 on one network. ``autoattacked``: the readouts that AutoAttack is run against."""
 
     name: str
     network: NetworkConfig
@@ -65,7 +64,7 @@ class Plan:
         return tuple(StoppingConfig(self.network, images, sizes.batch) for images in counts)
 
 
-#: plan (or profile) -> sizes, and the readouts that AutoAttack is aimed at
+#: plan (or profile) -> sizes, and the readouts that AutoAttack is run against
 _SETTINGS: dict[str, tuple[Sizes, tuple[str, ...]]] = {
     "quick": (Sizes(250, 50, 25, steps=5, queries=50), ("algorithm_2",)),
     "reference": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),  # hours at full width
@@ -156,8 +155,8 @@ FORMATS = {key: ".1f" for key in COLUMNS if key not in ("source", "attack", "n_f
 def our_rows(outcome: Outcome, readout: str, *, profile: str) -> list[dict[str, Any]]:
     """The rows of Table 2 for one of ``READOUTS``: the printed cell (Acc~), the three others, the controls.
 
-    ``difference`` and its paired interval are those of the printed cell; ``other_adaptive``: fitted on other
-    images and attacked itself, to be compared with ``star_adaptive``.
+    ``difference`` and its paired interval are those of the printed cell. ``other_adaptive``: fitted on other
+    images and under an attack made for the readout, to be compared with ``star_adaptive``.
     """
     rows, seed = [], outcome.plan.network.seed
     source = f"ours, {profile}" + (f", seed {seed}" if seed else "")
@@ -205,7 +204,7 @@ def printed_rows() -> list[dict[str, Any]]:
 
 
 def scale(plan: Plan) -> str:
-    """What separates a plan from the printed setting, in a line."""
+    """How a plan differs from the printed setting, in one line."""
     sizes, eps = plan.sizes, plan.config("none").budget.eps
     budget = f"{255 * eps:.0f}/255" if abs(255 * eps - round(255 * eps)) < 1e-9 else f"{eps:g}"
     return (
@@ -217,7 +216,7 @@ def scale(plan: Plan) -> str:
 
 
 def not_run(profiles: Sequence[str]) -> list[str]:
-    """What the profiles hold that has no stored results yet, in words."""
+    """What the profiles plan and have no stored results for yet, in words."""
     return [
         f"{profile}: {plan.network.label} on {plan.network.dataset}"
         for profile in profiles

@@ -93,10 +93,11 @@ def printed_rows(attacks: Sequence[str]) -> list[dict[str, Any]]:
 def our_rows(outcome: Outcome, attacks: Sequence[str], *, reading: str, profile: str) -> list[dict[str, Any]]:
     """The same columns from stored trials, for one reading.
 
-    "printed": the test accuracy under the attack itself stops a trial (PGD's for AutoAttack); Acc~ is the
-    largest test accuracy, whose difference has no valid interval; rho is the smallest value of the successes,
-    or the largest of all where there is none. "sound": PGD accuracy on validation images stops a trial; Acc~
-    and rho are means over all trials, with the interval of the paired difference over test images.
+    "printed": the test accuracy under the attack itself stops a trial (for AutoAttack, that under PGD). Acc~
+    is the largest test accuracy, whose difference has no valid interval. rho is the smallest value of the
+    successful trials, or the largest of all where none succeeds.
+    "sound": the PGD accuracy on validation images stops a trial. Acc~ and rho are means over all trials, with
+    the interval of the paired difference over test images.
     """
     rows = []
     for n_fb in outcome.plan.n_fb:
@@ -146,7 +147,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
 
 
 def scale(plan: Plan) -> str:
-    """What separates a plan from the printed setting, in a line."""
+    """How a plan differs from the printed setting, in one line."""
     recipe, sizes, eps = plan.pair.robust.train, plan.sizes, plan.pair.attack.eps
     budget = f"{255 * eps:.0f}/255" if abs(255 * eps - round(255 * eps)) < 1e-9 else f"{eps:g}"
     effort = "" if (sizes.steps, sizes.queries) == (100, 5000) else (
@@ -161,7 +162,7 @@ def scale(plan: Plan) -> str:
 def reading_of(
     outcome: Outcome, n_fb: int, reading: str, attack: str = "pgd"
 ) -> training.algorithm_1.Reading:
-    """The reading of all trials with f_b of ``n_fb`` layers, for one attack (see ``our_rows``)."""
+    """What one reading (see ``our_rows``) makes of all trials with f_b of ``n_fb`` layers, for one attack."""
     metrics = outcome.trials[n_fb][0].metrics
     decides = "pgd" if attack == "autoattack" else attack
     if reading == "printed":
@@ -172,15 +173,16 @@ def reading_of(
 
 
 def summary_at(metrics: dict[str, Any], epoch: int, attack: str, reading: str) -> dict[str, Any]:
-    """The stored evaluation of a trial's network; AutoAttack was run where the reading stopped."""
+    """The stored evaluation of a trial's network. AutoAttack was run where the reading stopped the trial."""
     if attack == "autoattack":
         return metrics["autoattack"][reading]
     return next(row["test"][attack] for row in metrics["epochs"] if row["epoch"] == epoch)
 
 
 def side_by_side(profiles: Sequence[str], attacks: Sequence[str]) -> list[dict[str, Any]]:
-    """All printed rows, and ours of every stored plan of the profiles in both readings under the rows they
-    reproduce (those of other data at the end)."""
+    """All printed rows, with our rows below those that they reproduce (rows of other data come last).
+
+    Our rows are those of every stored plan of the profiles, in both readings."""
     rows = printed_rows(attacks)
     for profile in profiles:
         for plan in algorithm_1.plans(profile):
@@ -224,7 +226,7 @@ def as_markdown(rows: Sequence[dict[str, Any]], keys: Sequence[str] = SHOWN) -> 
 
 
 def not_run(profiles: Sequence[str]) -> list[str]:
-    """What the profiles hold that has no stored results yet, in words."""
+    """What the profiles plan and have no stored results for yet, in words."""
     return [
         f"{profile}: {plan.pair.robust.label} on {plan.pair.robust.dataset}"
         for profile in profiles

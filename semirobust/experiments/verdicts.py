@@ -19,6 +19,6 @@ def summary(correct: torch.Tensor) -> dict[str, Any]:
 
 
 def verdicts(summary: Mapping[str, Any]) -> np.ndarray:
-    """The stored verdicts: bool [n], right under the attack or not."""
+    """The stored verdicts: bool [n], whether each image is classified correctly under the attack."""
     packed = np.frombuffer(bytes.fromhex(summary["correct"]), np.uint8)
     return np.unpackbits(packed, count=summary["n"]).astype(bool)

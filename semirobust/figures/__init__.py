@@ -1,4 +1,4 @@
-"""Drawings: one style, the same bytes on every run, and a note of where each figure came from.
+"""Drawings in one style, with the same bytes on every run and a note of where each figure came from.
 
 style          colours, ``use_style`` and ``save_figure``
 finite_models  exact models: what attacks reach, conflict graphs, layers

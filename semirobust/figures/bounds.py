@@ -1,4 +1,4 @@
-"""Drawings of the bounds that `experiments.bound_curves` reads, in one style for all figures."""
+"""Drawings of the bounds that `experiments.bound_curves` reads: a curve for each layer or way of training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from semirobust.experiments import bound_curves
 from semirobust.figures.style import COLORS
 
 BUDGET = r"budget $\varepsilon$ ($\ell_2$, pixels in [0, 1])"
-SATURATED = 0.995  # of guessing: beyond the first budget with this loss a curve has no more to show
+SATURATED = 0.995  # share of the loss of guessing: a curve is shown up to the first budget that reaches it
 
 _BY_BUDGET = {"1": ":", "2": "--", "3": "-"}
 Style = dict[str, Any]
 
 
 def training_style(training: str) -> Style:
-    """Colour by the way of training, line by its budget; "images" for the images themselves."""
+    """Colour by the way of training, line by its budget. "images": the bound on the images themselves."""
     method, _, budget = training.partition("-")
     colours = {"images": "printed", "benign": "clean", "pgd": "robust", "trades": "other"}
     lines = {"images": "-", "benign": "-."}
@@ -45,7 +45,7 @@ def draw(axis: Axes, found: bound_curves.Bound, loss: str, *, label: str, style:
 def finish(
     axis: Axes, bounds: Iterable[bound_curves.Bound], loss: str, *, title: str = "", note: bool = True
 ) -> None:
-    """Labels, the dashed line of guessing (with a ``note`` on it), and the budgets at which a curve moves."""
+    """Sets labels and limits (see `span`), and draws the dashed line of guessing, with a ``note`` on it."""
     shown = list(bounds)
     top = max(found.guessing(loss) for found in shown)
     axis.axhline(top, color=COLORS["printed"], lw=0.8, ls="--")
@@ -59,7 +59,7 @@ def finish(
 
 
 def span(bounds: Iterable[bound_curves.Bound], loss: str) -> tuple[float, float]:
-    """From the last budget at which all bounds are zero to the first at which all are those of guessing."""
+    """(low, high): the last budget at which all bounds are zero, the first at which all reach guessing."""
     shown = list(bounds)
     starts = [found.budgets[found.loss(loss) <= 1e-9].max(initial=found.budgets[0]) for found in shown]
     ends = []

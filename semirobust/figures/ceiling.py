@@ -1,4 +1,4 @@
-"""Drawings of the ceilings and readouts that `experiments.ceiling_curves` reads."""
+"""Drawings of the ceilings and readouts that `experiments.ceiling_curves` reads, by budget and by layer."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ Style = dict[str, Any]
 FORBIDDEN, IMAGES, OURS, OWN, PROVED = (
     COLORS[name] for name in ("attacked", "printed", "ours", "other", "robust")
 )
-#: kind of a readout -> marker, place beside the middle of its layer, colour
+#: kind of a readout -> marker, horizontal offset from the middle of its layer, colour
 READOUTS = {"linear": ("s", -0.22, OURS), "mlp": ("o", 0.06, OURS), "network": ("D", 0.34, OWN)}
 CORRELATION = r"robust correlation $\Gamma$"
 BLANK = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 1.5}
-LOW, HIGH = -0.08, 1.06  # of the axes: a constant readout has 0
-TOP, MARGIN = 2.0, 0.1  # above all axes; beyond the last budget
-SHOWN = 0.02  # a smaller fall from PGD to both attacks is not drawn
+LOW, HIGH = -0.08, 1.06  # limits of the vertical axes; a constant readout has 0
+TOP, MARGIN = 2.0, 0.1  # a height above all axes; how far the axis goes beyond the last budget
+SHOWN = 0.02  # the smallest fall, from PGD alone to PGD and collisions, that is drawn
 
 
 # --- drawing ---
 
 
 def draw_budgets(axis: Axes, network: ceiling_curves.Network, *, layer: str = ceiling_curves.LAST) -> None:
-    """One network over the budgets: where no readout of the images and of a layer can be, the best ones that
-    were tested, and up to where one is proved."""
+    """One network over the budgets: ceilings, the best tested readouts, and what is proved of one.
+
+    The ceilings are those of the images and of ``layer``: no readout can lie above them.
+    """
     budgets, (grid, found) = np.array(network.budgets), network.ceilings
     inside = grid <= budgets[-1]
     grid = np.append(grid[inside], budgets[-1] + MARGIN)
@@ -55,8 +57,10 @@ def draw_budgets(axis: Axes, network: ceiling_curves.Network, *, layer: str = ce
 
 
 def draw_layers(axis: Axes, network: ceiling_curves.Network, budget: float) -> None:
-    """One network at one of its budgets, layer by layer: the ceiling, and the readouts trained there. An
-    arrow leads from what PGD left to what the collisions left."""
+    """One network at one of its budgets, layer by layer: the ceiling, and the readouts trained on the layer.
+
+    An arrow leads from the correlation under PGD to that under PGD and the collisions.
+    """
     i, sides = network.budgets.index(budget), np.arange(len(ceiling_curves.ORDER) + 1) - 0.5
     tops = np.array([network.ceiling(name, budget) for name in ceiling_curves.ORDER])
     steps = np.append(tops, tops[-1])
@@ -95,8 +99,9 @@ def draw_layers(axis: Axes, network: ceiling_curves.Network, budget: float) -> N
 
 
 def draw_passed(axis: Axes, shown: list[ceiling_curves.Passed]) -> None:
-    """Readouts side by side: what an attack that follows them leaves, the ceiling, what the collisions
-    leave."""
+    """Readouts side by side: their correlation under an attack that follows them, the ceiling, and their
+    correlation under the collisions too.
+    """
     sides = np.arange(len(shown) + 1) - 0.5
     tops = np.array([one.ceiling for one in shown])
     _forbid(axis, sides, np.append(tops, tops[-1]), np.full(len(sides), TOP))
@@ -129,14 +134,14 @@ def draw_passed(axis: Axes, shown: list[ceiling_curves.Passed]) -> None:
 def _forbid(
     axis: Axes, x: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike, label: str | None = None
 ) -> None:
-    """Hatches where no readout can be."""
+    """Hatches the area where no readout can be."""
     edge = to_rgba(FORBIDDEN, 0.45)
     axis.fill_between(x, low, high, step="post", facecolor=to_rgba(FORBIDDEN, 0.13), edgecolor=edge,
                       hatch="///", lw=0, label=label)  # fmt: skip
 
 
 def _fall(axis: Axes, x: float, before: float, after: float, style: Style) -> None:
-    """A hollow marker, and an arrow from it to where the filled one goes."""
+    """Draws a hollow marker at ``before`` and an arrow to ``after``, where the filled marker goes."""
     axis.plot(x, before, **style | {"mfc": "white"})
     arrow = {"arrowstyle": "-|>", "color": style["color"], "lw": 1.2, "shrinkA": 4, "shrinkB": 4}
     axis.annotate("", (x, after), (x, before), arrowprops=arrow, zorder=4)

@@ -1,7 +1,6 @@
-"""Pictures of finite models: what each point can be turned into, which points the adversary can confuse, and
-which values a layer merges.
+"""Pictures of finite models: reachable sets of points, conflict graphs, and the values that layers merge.
 
-All functions draw on an axis that the caller owns, set its ticks and limits, and leave title, size and
+All functions draw on an axis that the caller owns. They set its ticks and limits, and leave title, size and
 legend to the caller (``axis.legend()`` finds the labels). The two classes differ in colour and in marker, so
 that a picture still works in black and white. The terms are those of `theory.finite`, which makes
 Definition 1 of arXiv 2307.03803 precise.
@@ -19,7 +18,7 @@ from matplotlib.axes import Axes
 from semirobust.figures.style import COLORS
 from semirobust.theory import FiniteModel
 
-#: what the two classes look like, by label
+#: label -> the colour and the marker of its class
 CLASS_COLORS: Mapping[int, str] = MappingProxyType({1: COLORS["ours"], -1: COLORS["other"]})
 CLASS_MARKERS: Mapping[int, str] = MappingProxyType({1: "o", -1: "s"})
 MOST_POINTS = 40  # with more points the rows of a picture cannot be told apart
@@ -29,7 +28,7 @@ _CONFLICT = COLORS["attacked"]
 def columns(model: FiniteModel, j: int) -> dict[Hashable, int]:
     """Reachable values of layer j -> their columns 0, 1, ... in a picture.
 
-    Real numbers stand in increasing order, other values in order of appearance. Raises ``ValueError`` for a
+    Real numbers are in increasing order, other values in order of appearance. Raises ``ValueError`` for a
     layer that does not exist.
     """
     values = model.alphabet(j)
@@ -41,9 +40,9 @@ def columns(model: FiniteModel, j: int) -> dict[Hashable, int]:
 def draw_reach(axis: Axes, model: FiniteModel, j: int) -> None:
     """The reachable set of each point at layer j: one row per point (the first on top), one column per value.
 
-    A line joins the values that one point can be sent to; its clean value is filled. A column is shaded where
-    both classes reach the value: a conflict. Rows are named by the clean input of the point. Raises
-    ``ValueError`` for a layer that does not exist and for more than MOST_POINTS points.
+    A line joins the values that one point can be sent to; the marker of its clean value is filled. A column
+    is shaded where both classes reach the value: a conflict. Rows are named by the clean input of the point.
+    Raises ``ValueError`` for a layer that does not exist and for more than MOST_POINTS points.
     """
     _check_size(model)
     column, rows = columns(model, j), len(model.labels)
@@ -73,8 +72,7 @@ def draw_reach(axis: Axes, model: FiniteModel, j: int) -> None:
 
 
 def draw_conflicts(axis: Axes, model: FiniteModel, j: int) -> None:
-    """The conflict graph of layer j: positive points on the left, negative ones on the right, conflicts
-    between.
+    """The conflict graph of layer j: positive points left, negative ones right, conflicts as edges.
 
     Beside each point stand its clean input and its mass; heavier points are larger. The points of one minimum
     cover are filled: removing them removes every conflict, and their mass is the least robust 0-1 error.
@@ -126,9 +124,9 @@ def draw_layers(
     """The values of all layers, one column per layer, and arrows from each value to its image.
 
     Where arrows meet, a layer merges values. A value that both classes reach is marked as a conflict.
-    ``readouts``: one mapping per layer, the input included; what it maps a value to is written to the right
-    of the value. Raises ``ValueError`` for more than MOST_POINTS points, a number of readouts that does not
-    fit and a readout without a reachable value.
+    ``readouts``: one mapping per layer, the input included. What it maps a value to is written to the right
+    of the value. Raises ``ValueError`` for more than MOST_POINTS points, for a number of readouts that does
+    not fit, and for a readout that lacks a reachable value.
     """
     _check_size(model)
     if readouts is not None and len(readouts) != model.depth + 1:
@@ -174,7 +172,7 @@ def draw_layers(
 
 
 def _reached_by(model: FiniteModel, j: int) -> dict[Hashable, int | None]:
-    """Value of layer j -> the label of the points that reach it; None: points of both."""
+    """Value of layer j -> the label of the points that reach it, or None where both classes do."""
     found: dict[Hashable, int | None] = {}
     for label, reached in zip(model.labels, model.values(j), strict=True):
         for value in reached:
@@ -195,7 +193,7 @@ def _name(label: int) -> str:
 
 
 def _once(axis: Axes, label: str) -> str | None:
-    """The label where the axis does not have it yet: one entry in the legend."""
+    """The label, or None where the axis has it already: the legend gets a single entry."""
     return None if label in axis.get_legend_handles_labels()[1] else label
 
 

@@ -1,4 +1,4 @@
-"""Figures and tables: one style, the same bytes on every run, and a note of where each figure came from."""
+"""The style of all figures, and ``save_figure``: the same bytes on every run, and a note of the sources."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def save_figure(
     sha256), the numbers it shows (`data`: whatever JSON can hold), the notebook and the versions. Nothing
     in the three files depends on the time, the commit or the machine's folders: the same numbers and
     versions give the same bytes. Raises ValueError for an unknown profile or a bad name, FileNotFoundError
-    for a missing source, OSError for a folder that cannot be written: all before anything is written.
+    for a missing source and OSError for a folder that cannot be written, all before anything is written.
     """
     paths.check_profile(profile)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
@@ -91,7 +91,7 @@ def save_figure(
 
 
 def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:
-    """Path and checksum; of a record only its configuration and numbers count, not when it was made."""
+    """Path and checksum. That of a record covers its configuration and numbers, not when it was made."""
     if isinstance(source, runs.Record):
         content = runs.json_text({"config": source.config, "metrics": source.metrics}, indent=None)
         return {"path": _stable(source.path), "sha256": hashlib.sha256(content.encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Runs the notebooks and makes their committed pairs.
+"""The runner of the notebooks, and the maker of the committed ones.
 
 sources   which notebooks there are, their parameters, what their outputs depend on
 run       skips what is up to date, runs the rest side by side, says how it went

@@ -1,12 +1,12 @@
-"""One notebook in a process of its own: ``python -m tools.notebooks.execute REQUEST``.
+"""The process that runs one notebook: ``python -m tools.notebooks.execute REQUEST``.
 
-`workers` starts this file, because the library that runs notebooks changes the working directory of its whole
-process and stops only single cells, not notebooks. REQUEST is a JSON object: ``source`` (the .py file),
-``target`` (the notebook to write), ``verdict`` (the JSON file to write), ``parameters`` (name -> value),
-``timeout`` (seconds for the whole notebook, or null), ``parent`` (the number of the process that asks). The
-verdict is ``{"error": null}``, or says in one line what went wrong and in which cell.
+`workers` starts this file in a process of its own, for two reasons: papermill changes the working directory
+of its whole process, and it can stop single cells only, not notebooks. REQUEST is a JSON object: ``source``
+(the .py file), ``target`` (the notebook to write), ``verdict`` (the JSON file to write), ``parameters``
+(name -> value), ``timeout`` (seconds for the whole notebook, or null), ``parent`` (the id of the process that
+asks). The verdict is ``{"error": null}``, or says in one line what went wrong and in which cell.
 
-The library's own status cannot be trusted: cells that never ran, because the kernel was killed, are marked
+Papermill's own status cannot be trusted: cells that never ran, because the kernel was killed, are marked
 "completed", and the cell that was running when it died has an execution count. A notebook has passed when
 nothing was raised, every code cell has an execution count and no output is an error.
 """
@@ -34,7 +34,7 @@ START_TIMEOUT = 120  # seconds for a kernel to answer, on a busy machine
 
 
 class Watch(threading.Thread):
-    """Kills the kernel when its time is over, when this process is asked to end, or its parent is gone."""
+    """Kills the kernel when its time is up, when this process is asked to end, or when its parent is gone."""
 
     def __init__(self, manager: AsyncKernelManager, timeout: float | None, parent: int) -> None:
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class Watch(threading.Thread):
         self.finished = threading.Event()
         self._manager = manager
         self._timeout = timeout
-        self._parent = parent  # from the request: it may be gone before this process looks
+        self._parent = parent  # from the request: it may be gone before this process asks for it
         self._asked = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
 
@@ -60,7 +60,7 @@ class Watch(threading.Thread):
                 self.kill()
 
     def kill(self) -> None:
-        """Ends the kernel, where there is one, and what it has started."""
+        """Ends the kernel, if there is one, and all processes that it has started."""
         # None before the start and after the end
         process = getattr(self._manager.provisioner, "process", None)
         if process is not None and process.poll() is None:
@@ -68,7 +68,7 @@ class Watch(threading.Thread):
 
 
 def _code_cells(notebook: Any) -> Iterator[tuple[str, Any]]:
-    """The code cells that are not empty, each with its place as the reader of the source counts them."""
+    """The code cells that are not empty, each with its place as a reader of the source counts cells."""
     number = 0
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip():
@@ -77,7 +77,7 @@ def _code_cells(notebook: Any) -> Iterator[tuple[str, Any]]:
 
 
 def last_begun(notebook: Any) -> str:
-    """The place of the last code cell that was begun."""
+    """The place of the last code cell that was started."""
     begun = [
         where for where, cell in _code_cells(notebook) if cell.metadata.get("papermill", {}).get("start_time")
     ]
@@ -99,11 +99,12 @@ def first_problem(notebook: Any) -> str | None:
 def execute(
     source: Path, target: Path, parameters: dict[str, Any], timeout: float | None, parent: int
 ) -> str | None:
-    """Runs `source`, writes the executed notebook to `target`, and says what went wrong, or None; ends early
-    where the process ``parent`` is gone."""
+    """Runs `source`, writes the executed notebook to `target`, and returns what went wrong, or None.
+
+    Ends early when the process ``parent`` is gone."""
     notebook = jupytext.read(source)
     with tempfile.TemporaryDirectory(prefix="semirobust-") as private:
-        # a socket folder of its own: kernels that start side by side race for ports, and for a shared folder
+        # a folder of its own for sockets: kernels that start together race for ports, and for a shared folder
         manager = AsyncKernelManager(
             kernel_name="python3",
             kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),  # this Python, whatever is registered
@@ -128,7 +129,7 @@ def execute(
         finally:
             watch.finished.set()
             watch.join()
-            watch.kill()  # a kernel that the library did not start itself is left running by it
+            watch.kill()  # papermill leaves a kernel running that it did not start itself
     executed = jupytext.read(target) if target.exists() else None
     where = "before the first cell" if executed is None else last_begun(executed)
     if watch.reason is not None:

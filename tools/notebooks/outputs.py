@@ -1,4 +1,4 @@
-"""Outputs of a run under ``ROOT/build``, and ``manifest.json``, which remembers what has passed."""
+"""Outputs of a run under ``ROOT/build``, and ``manifest.json``, the memory of what has passed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINIMUM_FREE_MB = 200
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one notebook went; `error` is one line, empty unless it failed; `output` the executed notebook."""
+    """How one notebook went. `error`: one line, empty unless it failed. `output`: the executed notebook."""
 
     name: str
     status: Literal["passed", "failed", "up to date"]
@@ -83,7 +83,7 @@ def _folder(variable: str, default: Path) -> Path:
 
 
 def read_manifest(path: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, dict[str, Any]]:
-    """``PROFILE/NAME`` -> what is known of its last run. A damaged file is reported, and counts as empty."""
+    """``PROFILE/NAME`` -> what is known of the last run. A damaged file is reported and counts as empty."""
     try:
         entries = json.loads(path.read_text())
         if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()):
@@ -97,8 +97,8 @@ def read_manifest(path: Path, say: Callable[[str], None] = lambda line: None) ->
 
 
 def remember(folders: Folders, outcome: Outcome, key: str, products: Sequence[Path]) -> None:
-    """Adds one outcome to the manifest. Raises OSError, saying what to do, where it cannot be written."""
-    from semirobust.runs import lock, write_atomic  # brings torch along, which takes seconds
+    """Adds one outcome to the manifest. Raises OSError, which says what to do, if it cannot be written."""
+    from semirobust.runs import lock, write_atomic  # here, since it imports torch, which takes seconds
 
     with lock(folders.manifest):
         entries = read_manifest(folders.manifest)  # another run may have added to it meanwhile
@@ -121,9 +121,10 @@ def up_to_date(entry: Mapping[str, Any], key: str) -> bool:
 
 
 def written_since(start: float, *tops: Path) -> list[Path]:
-    """The files under `tops` written since then, in seconds of `time.time`.
+    """The files under `tops` written since a moment, which is given in seconds of `time.time`.
 
-    Some may be those of a neighbour at work: then a notebook runs once too often, never too seldom.
+    Some may be written by another notebook that runs at the same time. Then a notebook may run once too
+    often, but never too seldom.
     """
     files = (path for top in tops for path in sorted(top.rglob("*")))
     return [path for path in files if path.is_file() and path.stat().st_mtime >= start - 1]

@@ -1,9 +1,9 @@
-"""Makes one committed notebook: ``python -m tools.notebooks.pairing notebooks/NN_name.py``.
+"""The maker of one committed notebook: ``python -m tools.notebooks.pairing notebooks/NN_name.py``.
 
-The .ipynb is the .py beside it, executed as it stands. ``jupytext --update --execute`` is no way to make it:
-it executes first and then puts the *old* outputs back wherever a cell is unchanged. Here every output is
-new, and the same outputs give the same bytes: cells are numbered instead of given random names, and no time
-is recorded.
+The .ipynb is made from the .py beside it, executed as it stands. ``jupytext --update --execute`` cannot be
+used: it executes first and then puts the *old* outputs back wherever a cell is unchanged. Here every output
+is new, and the same outputs give the same bytes: cells are numbered instead of given random names, and no
+time is recorded.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from semirobust.runs import write_atomic
 
 
 def make(source: Path) -> Path:
-    """Execute ``source`` in its folder and write the .ipynb beside it; an exception of a cell leaves the old
-    one."""
+    """Executes ``source`` in its folder and writes the .ipynb beside it.
+
+    If a cell raises an exception, the old .ipynb stays."""
     notebook = jupytext.read(source)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
     resources = {"metadata": {"path": str(source.parent)}}
     NotebookClient(notebook, timeout=None, resources=resources, record_timing=False).execute()
-    notebook.metadata["language_info"] = {"name": "python"}  # not the version of the Python at hand
+    notebook.metadata["language_info"] = {"name": "python"}  # without the version of this Python
     text = jupytext.writes(notebook, fmt="ipynb")
     return write_atomic(source.with_suffix(".ipynb"), text.rstrip("\n").encode() + b"\n")
 

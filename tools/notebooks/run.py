@@ -1,9 +1,9 @@
-"""Runs the notebooks: skips what is up to date, runs the rest side by side, and says how it went.
+"""The run of the notebooks: skips what is up to date, runs the rest side by side, and says how it went.
 
 Sources are ``ROOT/notebooks/NN_name.py``. Outputs, under ``ROOT/build``: ``notebooks/PROFILE/NN_name.ipynb``
 (a failed one as ``NN_name.failed.ipynb``), ``logs/PROFILE/NN_name.log``, and ``manifest.json``, the memory of
-what has passed. Everything that can be known to be wrong is reported before anything starts; after that, one
-notebook's failure stops no other.
+what has passed. Every mistake that can be found beforehand is reported before anything starts. After that,
+the failure of one notebook stops no other.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def run(
 ) -> list[Outcome]:
     """Runs the notebooks of ``root/notebooks``, or those named in `only`; one outcome each, in order.
 
-    `jobs` notebooks run at a time, on cores / jobs threads each; by default as many as there are cores, at
-    most 4. `timeout` is in seconds, for each notebook. `parameters` go to every chosen notebook, which must
+    `jobs` notebooks run at a time, on cores / jobs threads each; by default one job per core, at most 4.
+    `timeout` is in seconds, for each notebook. `parameters` go to every chosen notebook, which must
     know them. `say` gets one line per notebook, `progress` a short state about once a second. Raises
     UsageError, before anything starts, for a name, parameter or folder that cannot work.
     """
@@ -135,14 +135,14 @@ def run(
 
 
 def _from_both_ends(notebooks: Sequence[Notebook]) -> list[Notebook]:
-    """First, last, second, ...: neighbours build on the same runs, and would wait for each other."""
+    """First, last, second, ...: neighbours share stored runs, and would wait for each other."""
     front, back = (len(notebooks) + 1) // 2, notebooks[::-1]
     pairs = zip_longest(notebooks[:front], back[: len(notebooks) - front])
     return [notebook for pair in pairs for notebook in pair if notebook is not None]
 
 
 class _sigterm_interrupts:
-    """Inside this context a request to terminate acts like Ctrl-C, so that the kernels are ended first."""
+    """In this context SIGTERM acts like Ctrl-C, so that the kernels are ended first."""
 
     def __enter__(self) -> None:
         self._main = threading.current_thread() is threading.main_thread()
@@ -161,7 +161,7 @@ def _line(outcome: Outcome, count: int, total: int) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], root: Path) -> list[str]:
-    """The closing lines: every failed notebook with its error and where to look, then the counts."""
+    """The last lines of a run: every failed notebook with its error and where to look, then the counts."""
     lines = []
     for outcome in outcomes:
         if outcome.status == "failed":

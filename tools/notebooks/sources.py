@@ -16,7 +16,7 @@ from pathlib import Path
 
 from semirobust.paths import PACKAGE, UsageError, unknown
 
-UNKNOWN = object()  # a default that is an expression: anything may replace it
+UNKNOWN = object()  # stands for a default that is an expression; any value may replace it
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def choose(folder: Path, only: Sequence[str] = ()) -> list[Notebook]:
 
 
 def read(path: Path) -> Notebook:
-    """Reads one source. Raises UsageError where its header or its parameters cell is not as it must be."""
-    import jupytext  # these take a moment, and most of what imports this module does not read a source
+    """Reads one source. Raises UsageError where its header or its parameters cell is wrong."""
+    import jupytext  # here, since they take a moment, and most users of this module read no source
     from nbformat import ValidationError
 
     try:
@@ -88,7 +88,7 @@ def _assignments(source: str, path: Path) -> dict[str, object]:
 
 
 def parse_parameter(text: str) -> tuple[str, object]:
-    """``NAME=VALUE`` -> (name, value): a Python literal where it is one, else the text as a string.
+    """``NAME=VALUE`` -> (name, value). The value is a Python literal where it can be read as one, else text.
 
     Raises UsageError for a text that is not of this form.
     """
@@ -97,14 +97,14 @@ def parse_parameter(text: str) -> tuple[str, object]:
         raise UsageError(f"-p {text}: write NAME=VALUE")
     try:
         parsed = ast.literal_eval(value)
-        json.dumps(parsed)  # it travels to the notebook's process as JSON: no sets, no bytes
+        json.dumps(parsed)  # it is sent to the notebook's process as JSON, so sets and bytes are refused
     except (ValueError, SyntaxError, TypeError):
         return name, value
     return name, parsed
 
 
 def check_parameters(notebook: Notebook, parameters: Mapping[str, object]) -> dict[str, object]:
-    """The parameters, if this notebook knows them all and they are of the type of their defaults.
+    """The parameters, if this notebook knows them all and each has the type of its default.
 
     Raises UsageError otherwise. An integer may stand for a float; where the default is None or an expression,
     any value may.

@@ -1,4 +1,4 @@
-"""The processes that run notebooks, one `execute` each: asked by JSON, answering by a file."""
+"""The processes that run notebooks, one `execute` each. Requests are JSON, and the answer is a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from semirobust import paths
 from tools.notebooks.sources import Notebook
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the checkout
 GRACE = 60.0  # seconds in which a worker ends its own kernel and saves the notebook, before it is killed
 
 
@@ -23,8 +23,10 @@ def cores() -> int:
 
 
 def environment(threads: int = 1) -> dict[str, str]:
-    """The environment of a child: so many computing threads, unless the user has set their number, and
-    folders that mean the same in every working directory."""
+    """The environment of a child process.
+
+    It sets the number of computing threads, unless the user has set it, and makes the paths of folders
+    absolute, so that they are right in every working directory."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     given = {name: os.environ[name] for name in paths.VARIABLES if os.environ.get(name)}
     folders = {name: str(Path(value).expanduser().resolve()) for name, value in given.items()}
@@ -39,7 +41,7 @@ class Workers:
     def __init__(self) -> None:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped = False
-        self._lock = threading.Lock()  # no process starts between the request to stop and its end
+        self._lock = threading.Lock()  # so that no process starts while `stop` is at work
 
     def execute(
         self,
@@ -51,7 +53,7 @@ class Workers:
         timeout: float | None,
         threads: int,
     ) -> tuple[str, Path | None]:
-        """Runs it in a process of its own; returns the error (empty: it passed) and the executed notebook.
+        """Runs one notebook in its own process; returns the error (empty: it passed) and what was executed.
 
         Raises OSError for a disk that cannot be written, InterruptedError (an OSError too) after `stop`.
         """
@@ -73,7 +75,7 @@ class Workers:
                 error = json.loads(verdict.read_text())["error"] or ""
             except (OSError, ValueError):
                 error = f"the process that ran it ended with status {status}, without a verdict"
-            failed.unlink(missing_ok=True)  # of an earlier run
+            failed.unlink(missing_ok=True)  # left by an earlier run
             if not temporary.exists():
                 return error or "it wrote no notebook", None
             output = failed if error else passed
@@ -84,7 +86,7 @@ class Workers:
             verdict.unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Asks every process to end its kernel and itself; those that wait in `execute` see it end."""
+        """Asks every process to end its kernel and itself. Waiting calls of `execute` then return."""
         with self._lock:
             self._stopped = True
             for process in list(self.running.values()):
@@ -105,11 +107,11 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 env=environment(threads),
-                start_new_session=True,  # Ctrl-C comes to us, and we end it in order
+                start_new_session=True,  # Ctrl-C reaches only us, and we end the child in order
             )
 
     def _finish(self, name: str, timeout: float | None) -> int:
-        """Waits for it, kills it after `timeout`, and returns its exit status."""
+        """Waits for the process, kills it after `timeout`, and returns its exit status."""
         process = self.running[name]
         try:
             process.wait(timeout)
