@@ -97,12 +97,12 @@ def test_equations_are_solved_by_the_least_steps(seed: int, sizes: list[int], ba
     np.testing.assert_allclose((nu + on_u) @ u / balance, steps[:20], atol=1e-8)
     np.testing.assert_allclose((on_v - nu) @ v / (1 - balance), steps[20:], atol=1e-8)
     squares = [steps[:20] @ steps[:20], steps[20:] @ steps[20:]]
-    assert found.squares == pytest.approx(squares, rel=1e-11, abs=1e-8)
-    near = equations.solve(balance + 1e-6, target)
-    assert near is not None
-    change = (near.squares[0] - near.squares[1] - found.squares[0] + found.squares[1]) / 1e-6
-    rounding = 1e-11 * max(squares) / 1e-6  # of the difference quotient
-    assert found.slope == pytest.approx(change, rel=1e-2, abs=max(1e-3, rounding))
+    rounding = 2.0**-48 * np.linalg.cond(matrix * scale) ** 2 * sum(squares)  # of normal equations
+    assert found.squares == pytest.approx(squares, abs=max(1e-8, rounding))
+    ahead, behind = (equations.solve(balance + step, target) for step in (1e-4, -1e-4))
+    assert ahead is not None and behind is not None
+    change = (ahead.squares[0] - ahead.squares[1] - behind.squares[0] + behind.squares[1]) / 2e-4
+    assert found.slope == pytest.approx(change, rel=1e-2, abs=max(1e-3, 4 * rounding / 2e-4))
 
 
 def test_a_kept_side_is_not_one_of_other_gates() -> None:
