@@ -12,7 +12,6 @@ import contextlib
 import http.client
 import io
 import operator
-import os
 import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from semirobust import runs
+from semirobust import paths, runs
 
 DIGITS_TEST = 500  # images held out of the 1,797 digits of scikit-learn, by a fixed seeded draw
 _FASHION = (
@@ -111,7 +110,7 @@ class Images:
 
 def data_root() -> Path:
     """``$SEMIROBUST_DATA``, else ``~/.cache/semirobust``."""
-    return Path(os.environ.get("SEMIROBUST_DATA") or "~/.cache/semirobust").expanduser()
+    return paths.given("SEMIROBUST_DATA") or Path("~/.cache/semirobust").expanduser()
 
 
 def load(

@@ -69,11 +69,16 @@ def weights_root() -> Path:
     return PACKAGE / "weights"
 
 
+def given(variable: str) -> Path | None:
+    """The folder that an environment variable names, as an absolute path; None where it is not set."""
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser().resolve() if chosen else None
+
+
 def _folder(variable: str, default: str, users: Callable[[str], Path]) -> Path:
-    if chosen := os.environ.get(variable):
-        return Path(chosen).expanduser().resolve()
     top = checkout()
-    return top / default if top is not None else users("semirobust") / Path(default).name
+    fallback = top / default if top is not None else users("semirobust") / Path(default).name
+    return given(variable) or fallback
 
 
 def cores() -> int:

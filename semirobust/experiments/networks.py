@@ -157,6 +157,7 @@ SUBSEQUENT: dict[str, dict[str, Pair]] = {
 }
 
 _NARROW, _FULL = PAIRS["reference"]["cifar10-width16-seed1"], PAIRS["reference"]["cifar10"]
+_SEED0, _SEED1 = (SUBSEQUENT["reference"][f"cifar10-seed{seed}"] for seed in range(2))
 
 #: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
 COMMITTED: dict[str, str] = {
@@ -164,11 +165,11 @@ COMMITTED: dict[str, str] = {
     runs.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
     runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
     runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
+    runs.config_hash(_SEED0.standard): "cifar10-resnet18-width16-seed0-standard",
+    runs.config_hash(_SEED0.robust): "cifar10-resnet18-width16-seed0-subsequent",
+    runs.config_hash(_SEED1.standard): "cifar10-resnet18-width16-seed1-standard",
+    runs.config_hash(_SEED1.robust): "cifar10-resnet18-width16-seed1-subsequent",
 }
-for _seed in range(2):
-    _pair = SUBSEQUENT["reference"][f"cifar10-seed{_seed}"]
-    COMMITTED[runs.config_hash(_pair.standard)] = f"cifar10-resnet18-width16-seed{_seed}-standard"
-    COMMITTED[runs.config_hash(_pair.robust)] = f"cifar10-resnet18-width16-seed{_seed}-subsequent"
 
 
 def test_images(config: NetworkConfig, limit: int | None = None) -> data.Images:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from semirobust import paths
 from semirobust.paths import UsageError
 
 MINIMUM_FREE_MB = 200
@@ -49,11 +50,11 @@ class Folders:
 
     @property
     def results(self) -> Path:
-        return _folder("SEMIROBUST_RESULTS", self.root / "results")
+        return paths.given("SEMIROBUST_RESULTS") or self.root / "results"
 
     @property
     def figures(self) -> Path:
-        return _folder("SEMIROBUST_FIGURES", self.root / "figures")
+        return paths.given("SEMIROBUST_FIGURES") or self.root / "figures"
 
     def check(self) -> None:
         """Raises UsageError for an output folder that cannot be written, or a disk that is nearly full."""
@@ -72,11 +73,6 @@ class Folders:
                     f"only {free} MB are free on the disk of {folder}, and {MINIMUM_FREE_MB} are needed: "
                     "free some space"
                 )
-
-
-def _folder(variable: str, default: Path) -> Path:
-    chosen = os.environ.get(variable)
-    return Path(chosen).expanduser().resolve() if chosen else default
 
 
 # --- the memory of what has passed ---

@@ -28,8 +28,7 @@ def environment(threads: int = 1) -> dict[str, str]:
     It sets the number of computing threads, unless the user has set it, and makes the paths of folders
     absolute, so that they are right in every working directory."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    given = {name: os.environ[name] for name in paths.VARIABLES if os.environ.get(name)}
-    folders = {name: str(Path(value).expanduser().resolve()) for name, value in given.items()}
+    folders = {name: str(folder) for name in paths.VARIABLES if (folder := paths.given(name))}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     fixed = {"PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return counts | dict(os.environ) | folders | fixed
