@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -70,6 +71,11 @@ class TrialConfig:
     f_a: str = field(default="robust", metadata={"later": True})
     f_b: str = field(default="standard", metadata={"later": True})
     patience: int | None = field(default=None, metadata={"later": True})
+
+    @property
+    def as_printed(self) -> bool:
+        """Whether the trial ends with the (f_a*, f_b~) of Algorithm 1: no control, no variant."""
+        return (self.f_a, self.f_b) == ("robust", "standard") and not (self.patience or self.batch_statistics)
 
     def __post_init__(self) -> None:
         if self.f_a not in ("robust", "standard", "random") or self.f_b not in ("standard", "random"):
@@ -199,12 +205,15 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
         subjects[f"semirobust_{n_fb}"] = training.algorithm_1.semirobust(robust, standard.state_dict(), n_fb)[
             0
         ]
+    folder = _folder(config)
     accuracies: dict[str, dict[str, Any]] = {}
     for name, model in subjects.items():
         wanted = (*ATTACKS, "autoattack", WEAK) if name == "robust" else (*ATTACKS, "autoattack")
-        found = {attack: _evaluate(model, config.pair, config.sizes, test, attack) for attack in wanted}
-        accuracies[name] = {attack: _summary(evaluation) for attack, evaluation in found.items()}
-        accuracies[name]["autoattack"]["parts"] = [list(part) for part in found["autoattack"].parts]
+        accuracies[name] = {}
+        for attack in wanted:
+            compute = partial(_measured, model, config, test, attack)
+            found = accuracies[name][attack] = runs.step(folder / f"{name}_{attack}.json", compute)
+            say(f"{_label(config.pair)}, {name}: {attack} {100 * found['accuracy']:.1f} %")
     validation = networks.validation_images(config.pair.robust, config.sizes.validation)
     held_out = _evaluate(robust, config.pair, config.sizes, validation, "pgd")
     return {
@@ -220,11 +229,19 @@ def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet)
     }
 
 
+def _measured(model: nn.Module, config: BaselineConfig, test: Images, attack: str) -> dict[str, Any]:
+    """The verdicts under one attack, with the parts of AutoAttack as published."""
+    found = _evaluate(model, config.pair, config.sizes, test, attack)
+    parts = {"parts": [list(part) for part in found.parts]} if attack == "autoattack" else {}
+    return _summary(found) | parts
+
+
 def run_trial(
     config: TrialConfig, baseline: Mapping[str, Any], *, say: Callable[[str], None] = _quiet
 ) -> dict[str, Any]:
     """One trial, measured before fine-tuning and after each epoch, and under AutoAttack where each reading
     stops; ``baseline`` holds the metrics of ``run_baseline``, which it is compared with."""
+    folder = _folder(config)
     standard, robust = _pair_networks(config.pair, say)
     test = networks.test_images(config.pair.robust, config.sizes.test)
     validation = networks.validation_images(config.pair.robust, config.sizes.validation)
@@ -236,31 +253,14 @@ def run_trial(
         frozen = random_network(config)
     start = standard if config.f_b == "standard" else random_network(config)
 
-    folder = _folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    while (path := folder / f"epoch_{len(rows)}.json").exists():
-        rows.append(runs.read_json(path))
-    for epoch, model in training.algorithm_1.trial(
-        frozen,
-        start.state_dict(),
-        config.n_fb,
-        images,
-        config.fine_tune,
-        batch_statistics=config.batch_statistics,
-        checkpoint=folder / "training.safetensors",
-    ):
-        if epoch == len(rows):
-            row = _measure(model, config, test, validation, epoch)
-            runs.save_tensors(folder / f"epoch_{epoch}.safetensors", model.state_dict(), {"epoch": epoch})
-            runs.write_json(folder / f"epoch_{epoch}.json", row)
-            rows.append(row)
-            say(
-                f"{_name(config)}: epoch {epoch} of {config.fine_tune.epochs}, "
-                f"PGD accuracy {100 * row['test_accuracy']['pgd']:.1f} %"
-            )
-        if config.patience is not None and _stopped_rising(rows, config.patience):
-            break
+    epochs = partial(_epochs, config, frozen, start.state_dict(), images, test, validation, say)
+    try:
+        rows = epochs()
+    except runs.CorruptFile as error:
+        aside = folder.replace(folder.with_suffix(f".{time.time_ns()}.corrupt"))
+        message = f"{error.path}: {error.reason}; kept in {aside.name}, the trial starts again"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        rows = epochs()
 
     trajectory = [training.algorithm_1.as_measurements(rows)]
     stops = {
@@ -272,7 +272,16 @@ def run_trial(
     final, strongest = copy.deepcopy(robust), {}
     for epoch in sorted(set(stops.values()) if config.sizes.autoattack else ()):
         final.load_state_dict(runs.load_tensors(folder / f"epoch_{epoch}.safetensors")[0])
-        strongest[epoch] = _summary(_evaluate(final, config.pair, config.sizes, test, "autoattack"))
+        measure = partial(_evaluate, final, config.pair, config.sizes, test, "autoattack")
+        strongest[epoch] = runs.step(folder / f"autoattack_{epoch}.json", lambda: _summary(measure()))  # noqa: B023
+    if (config.f_a, config.f_b, config.patience) == (
+        "robust",
+        "standard",
+        None,
+    ) and not config.batch_statistics:
+        last = runs.load_tensors(folder / f"epoch_{rows[-1]['epoch']}.safetensors")[0]
+        made = networks.FineTunedConfig(config.pair, config.n_fb, config.fine_tune, len(images))
+        runs.network(made, lambda *_: last)
     return {
         "epochs": rows,
         "layers": [list(names) for names in pairwise(layers.weight_layers(robust))][-config.n_fb :],
@@ -284,16 +293,58 @@ def run_trial(
     }
 
 
-def _folder(config: TrialConfig) -> Path:
-    """Where an unfinished trial keeps its checkpoint, and each epoch's weights and measurements."""
-    return paths.cache_root() / f"{runs.config_hash(config)}.trial"
+def _epochs(
+    config: TrialConfig,
+    frozen: nn.Module,
+    start: Mapping[str, torch.Tensor],
+    images: Images,
+    test: Images,
+    validation: Images,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """The measurements of all epochs; the trial's folder keeps them, and the weights of each epoch."""
+    folder = _folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    while (path := folder / f"epoch_{len(rows)}.json").exists():
+        rows.append(runs.read_json(path))
+    checkpoint = folder / "training.safetensors"
+    for epoch, model in training.algorithm_1.trial(
+        frozen,
+        start,
+        config.n_fb,
+        images,
+        config.fine_tune,
+        batch_statistics=config.batch_statistics,
+        checkpoint=checkpoint,
+    ):
+        if epoch > len(rows):
+            raise runs.CorruptFile(checkpoint, f"epoch {len(rows)} before it was not measured")
+        if epoch == len(rows):
+            row = _measure(model, config, test, validation, epoch)
+            runs.save_tensors(folder / f"epoch_{epoch}.safetensors", model.state_dict(), {"epoch": epoch})
+            runs.write_json(folder / f"epoch_{epoch}.json", row)
+            rows.append(row)
+            pgd = 100 * row["test_accuracy"]["pgd"]
+            say(f"{_name(config)}: epoch {epoch} of {config.fine_tune.epochs}, PGD accuracy {pgd:.1f} %")
+        if config.patience is not None and _stopped_rising(rows, config.patience):
+            break
+    return rows
+
+
+def _folder(config: BaselineConfig | TrialConfig) -> Path:
+    """Where an unfinished run keeps its parts: of a trial a checkpoint and each epoch's weights too."""
+    kind = "trial" if isinstance(config, TrialConfig) else "baseline"
+    return paths.cache_root() / f"{runs.config_hash(config)}.{kind}"
+
+
+def _label(pair: Pair) -> str:
+    return f"{pair.robust.label} on {pair.robust.dataset}"
 
 
 def _name(config: TrialConfig) -> str:
     kinds = f"{config.f_a} f_a, {config.f_b} f_b of {config.n_fb}"
-    return (
-        f"{config.pair.robust.label} on {config.pair.robust.dataset}, {kinds}, trial {config.fine_tune.seed}"
-    )
+    return f"{_label(config.pair)}, {kinds}, trial {config.fine_tune.seed}"
 
 
 def _measure(
@@ -359,6 +410,14 @@ class Outcome:
         ]
 
 
+def baseline_record(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> runs.Record:
+    """The stored baselines of a plan, resumed or computed now."""
+    compute = partial(run_baseline, say=say)
+    record = runs.run(plan.baseline, compute, experiment=BASELINES, profile=profile)
+    shutil.rmtree(_folder(plan.baseline), ignore_errors=True)
+    return record
+
+
 def trial_record(
     config: TrialConfig,
     baseline: Mapping[str, Any],
@@ -377,7 +436,7 @@ def trial_record(
 def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:
     """Compute (or load) everything of a plan, with a line to ``say`` for each epoch of training and each
     run."""
-    baseline = runs.run(plan.baseline, partial(run_baseline, say=say), experiment=BASELINES, profile=profile)
+    baseline = baseline_record(plan, profile, say=say)
     say(f"{plan.name}: baselines in {baseline.path.name}")
     trials: dict[int, list[runs.Record]] = {}
     for n_fb in plan.n_fb:

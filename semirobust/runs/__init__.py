@@ -3,7 +3,7 @@
 A configuration is a frozen dataclass whose fields JSON can hold. Its hash names the result
 ``results/PROFILE/EXPERIMENT/HASH.json`` or the trained network ``HASH.safetensors``.
 
-store       ``run``, ``find``, ``stored``, ``network``, ``reference_weights``, ``collate``
+store       ``run``, ``find``, ``stored``, ``step``, ``network``, ``reference_weights``, ``collate``
 storage     JSON and safetensors with checksums; an error that names a damaged file
 files       atomic writing of files, and locks between processes
 provenance  hashes of configurations; versions, machine and commit of a run
@@ -32,6 +32,7 @@ from semirobust.runs.store import (
     network,
     reference_weights,
     run,
+    step,
     stored,
     write_csv,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "run",
     "save_tensors",
     "sha256",
+    "step",
     "stored",
     "versions",
     "write_atomic",

@@ -131,6 +131,18 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -
     return files.write_atomic(path, text.getvalue().encode())
 
 
+def step(path: Path, compute: Callable[[], Any]) -> Any:
+    """A part of a long run: the JSON value at `path`, or that of ``compute()``, written there.
+
+    A damaged file is reported, renamed to ``*.corrupt`` and made again. The caller removes the folder of its
+    parts when the whole run is stored.
+    """
+    if found := _stored(path, lambda: [storage.read_json(path)], discard=True):
+        return found[0]
+    storage.write_json(path, compute())
+    return storage.read_json(path)
+
+
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}

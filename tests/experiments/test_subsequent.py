@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from semirobust import attacks, layers, training
+from semirobust import attacks, layers, runs, training
 from semirobust.experiments import algorithm_1, networks, subsequent
 from semirobust.experiments.algorithm_1 import Plan, Sizes, TrialConfig
 from semirobust.training import PGD
@@ -105,8 +106,45 @@ def test_unknown_parts_are_refused():
 
 
 def test_controls_have_hashes_of_their_own():
-    from semirobust import runs
-
     (plan, *_) = subsequent.plans("reference")
     configs = [plan.trial(n_fb, t) for n_fb in plan.n_fb for t in range(3)] + subsequent.controls(plan)
     assert len({runs.config_hash(config) for config in configs}) == 9 + 18
+
+
+def test_a_damaged_part_starts_the_trial_again(baseline):
+    config = PLAN.trial(4, 0)
+    folder = algorithm_1._folder(config)
+    with one_thread():
+        shutil.rmtree(folder, ignore_errors=True)
+        whole = algorithm_1.run_trial(config, baseline)
+        (folder / "epoch_1.json").write_text("{ torn")
+        with pytest.warns(RuntimeWarning, match="the trial starts again"):
+            again = algorithm_1.run_trial(config, baseline)
+    assert measured(again) == measured(whole)
+    assert list(folder.parent.glob(f"{folder.stem}.*.corrupt"))
+
+
+def test_a_trial_leaves_its_network_in_the_cache(baseline, monkeypatch):
+    config = PLAN.trial(4, 0)
+    with one_thread():
+        algorithm_1.run_trial(config, baseline)
+    last = runs.load_tensors(algorithm_1._folder(config) / "epoch_3.safetensors")[0]
+    monkeypatch.setattr(training.algorithm_1, "trial", None)  # nothing is trained
+    model, _ = networks.fine_tuned(
+        PAIR, 4, config.fine_tune, limit=SIZES.fine_tune, validation=SIZES.validation
+    )
+    assert all(torch.equal(value, last[name]) for name, value in model.state_dict().items())
+
+
+def test_interrupted_baselines_keep_their_parts(tmp_path, monkeypatch):
+    config = replace(PLAN, sizes=replace(SIZES, autoattack=20, steps=2, queries=5)).baseline
+    with one_thread():
+        whole = algorithm_1.run_baseline(config)
+        for part in list(algorithm_1._folder(config).glob("robust_*")):
+            part.unlink()
+        calls = []
+        original = algorithm_1._evaluate
+        monkeypatch.setattr(algorithm_1, "_evaluate", lambda *args: calls.append(args[-1]) or original(*args))
+        again = algorithm_1.run_baseline(config)
+    assert again == whole
+    assert len(calls) == 5 + 1  # the robust network under five attacks, and its validation images
