@@ -313,6 +313,7 @@ def test_at_equal_rate_only_pairs_of_nearly_the_same_rate_count() -> None:
 
 def test_plans() -> None:
     known = {id(pair) for pairs in networks.PAIRS.values() for pair in pairs.values()}
+    known.add(id(networks.DIGITS_TRIALS))
     for profile in ("quick", "reference", "paper"):
         for plan in prediction.plans(profile):
             assert plan.trials >= 14 and 0 < plan.first < plan.trials and id(plan.pair) in known

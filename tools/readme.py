@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from semirobust import runs
-from semirobust.experiments import subsequent, tables
+from semirobust.experiments import controls, tables
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- results: made by tools/readme.py -->", "<!-- results: end -->"
@@ -63,11 +63,11 @@ def start_section() -> str:
         "range": "range",
         "n": "n",
     }
-    rows = [row for row in subsequent.start_rows() if row["attack"] in ("none", "pgd", "autoattack")]
+    rows = [row for row in controls.start_rows() if row["attack"] in ("none", "pgd", "autoattack")]
     rows = [row for row in rows if row["n_fb"] in (4, 12)]
     formats = {"acc_star": ".1f", "acc_sr": ".1f", "kept": ".2f", "n": ","}
     parts = [runs.markdown_table(rows, start, formats)]
-    if found := subsequent.control_rows():
+    if found := controls.control_rows():
         formats = dict.fromkeys(("before", "after", "range"), ".1f") | {"n": ","}
         parts.append(runs.markdown_table(found, control, formats))
     return "\n\n".join([START, *parts, START_END])

@@ -1,8 +1,8 @@
 """Script that writes a pair of networks to commit, in half precision: python tools/weights.py [PAIR]
 
-The networks come from the cache. PAIR is a name in ``networks.PAIRS`` or ``networks.SUBSEQUENT`` whose
-networks have a name in ``networks.COMMITTED`` (`semirobust.experiments.networks`). Experiments measure these
-networks after the same rounding, whether they come from the cache or from ``semirobust/weights/``.
+The networks come from the cache. PAIR is a name in ``networks.PAIRS`` whose networks have a name in
+``networks.COMMITTED`` (`semirobust.experiments.networks`). Experiments measure these networks after the same
+rounding, whether they come from the cache or from ``semirobust/weights/``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from semirobust.experiments import networks
 FOLDER = paths.weights_root()
 
 
-def main(pair_name: str = "cifar10-width16-seed1") -> None:
-    known = networks.PAIRS["reference"] | networks.SUBSEQUENT["reference"]
+def main(pair_name: str) -> None:
+    known = networks.PAIRS["quick"] | networks.PAIRS["reference"]
     if pair_name not in known:
         raise SystemExit(str(paths.unknown("pair", pair_name, known)))
     pair = known[pair_name]

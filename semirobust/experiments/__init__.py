@@ -3,7 +3,7 @@
 No other package knows a table of the papers. The files for arXiv 2307.03803 (semirobustness):
 
 algorithm_1         Algorithm 1, Tables 1 and 3: the configuration of each profile; one trial
-subsequent          Algorithm 1 by the paper's protocol, and causal controls
+controls            causal controls of Algorithm 1, and long trials
 table_2             Table 2: the configuration of each profile, and its rows
 algorithm_2         one run behind Table 2: the readouts of one network under one attack
 figure_1            Figure 1: dependence after fine-tuning, by size of f_b and by attack
@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 #: ``run_plan``, or ``run`` for all of a profile
 EXPERIMENTS = (
     "algorithm_1",
-    "subsequent",
+    "controls",
     "layerwise",
     "performance",
     "known_truths",

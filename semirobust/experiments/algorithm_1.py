@@ -124,33 +124,53 @@ def fine_tuning(pair: Pair, *, epochs: int, lr: float, batch_size: int) -> Train
     return replace(recipe, epochs=epochs, lr=lr, batch_size=batch_size, schedule="constant", milestones=())
 
 
-#: The rate of fine-tuning is a tenth of the (peak) rate of training, as in the paper (0.01 and 0.001).
-#: plan (or profile) -> sizes, trials, and what fine-tuning changes in the recipe of the robust network
-_SETTINGS: dict[str, tuple[Sizes, int, dict[str, Any]]] = {
-    "quick": (
-        Sizes(1000, 200, 400, 100, steps=20, queries=300),
+_DIGITS = Sizes(1000, 200, 400, 100, steps=20, queries=300)
+_CIFAR = Sizes(10_000, 2000, 2000, 1000, queries=1000)
+#: beginning of a plan's name, the longest that fits -> sizes of f_b, trials, images, epochs of fine-tuning,
+#: batch, and images under AutoAttack after the first trial of each size (None: as many)
+_SETTINGS: dict[str, tuple[tuple[int, ...], int, Sizes, int, int, int | None]] = {
+    "quick/": ((4, 12), 3, _DIGITS, 4, 128, None),
+    "reference/digits": ((4, 8, 12), 10, _DIGITS, 4, 128, None),
+    "reference/cifar10-seed": ((4, 8, 12), 3, _CIFAR, 6, 128, 200),
+    # 10,000 test images, so that there are 100 of each class
+    "reference/cifar100-seed": ((4, 8, 12), 3, replace(_CIFAR, test=10_000), 6, 128, 200),
+    "reference/cifar10-wrn34": ((4, 12), 3, replace(_CIFAR, fine_tune=5000, autoattack=200), 6, 128, 100),
+    "reference/cifar10-width64": ((4, 12), 3, replace(_CIFAR, autoattack=500), 6, 128, 200),
+    "reference/cifar10-independent": ((4, 12), 3, Sizes(10_000, 2000, 2000, 200), 6, 128, None),
+    "reference/cifar10-independent-seed1": (
+        (4, 12),
         3,
-        {"epochs": 6, "lr": 0.02, "batch_size": 128},
-    ),
-    "reference": (Sizes(10_000, 2000, 2000, 500), 3, {"epochs": 6, "lr": 0.01, "batch_size": 128}),
-    "cifar10-width16": (Sizes(10_000, 2000, 2000, 200), 3, {"epochs": 6, "lr": 0.015, "batch_size": 128}),
-    "cifar10-width16-seed1": (
         Sizes(10_000, 2000, 2000, 500, queries=1000),
-        3,
-        {"epochs": 6, "lr": 0.015, "batch_size": 128},
+        6,
+        128,
+        None,
     ),
-    "paper": (Sizes(50_000, 5000, 10_000, 10_000), 10, {"epochs": 10, "lr": 0.001, "batch_size": 512}),
+    "paper/": ((4, 12), 10, Sizes(50_000, 5000, 10_000, 10_000), 10, 512, None),
 }
 
 
 def plans(profile: str) -> list[Plan]:
-    """The plans of a profile; ``paper`` is as printed (T = 10 trials of at most 10 epochs, rate 0.001, batch
-    512), but that f_b is not trained on the images that validate."""
+    """The plans of a profile, those of the paper's protocol first.
+
+    The rate of fine-tuning is a tenth of that of the robust network, as in the paper (0.01 and 0.001).
+    ``paper`` is as printed (T = 10 trials of at most 10 epochs, rate 0.001, batch 512), but that f_b is not
+    trained on the images that validate.
+    """
     made = []
     for name, pair in networks.PAIRS[paths.check_profile(profile)].items():
-        sizes, trials, changes = _SETTINGS.get(name, _SETTINGS[profile])
-        made.append(Plan(name, pair, (4, 12), trials, sizes, fine_tuning(pair, **changes)))
+        fits = max((key for key in _SETTINGS if f"{profile}/{name}".startswith(key)), key=len)
+        n_fb, trials, sizes, epochs, batch, fewer = _SETTINGS[fits]
+        tuning = fine_tuning(pair, epochs=epochs, lr=pair.robust.train.lr / 10, batch_size=batch)
+        made.append(Plan(name, pair, n_fb, trials, sizes, tuning, fewer))
     return made
+
+
+def plan(profile: str, name: str) -> Plan:
+    """The plan of a profile with this name. Raises ``ValueError`` for an unknown one, listing the known."""
+    known = {plan.name: plan for plan in plans(profile)}
+    if name not in known:
+        raise paths.unknown("plan", name, known)
+    return known[name]
 
 
 # --- what a run measures ---

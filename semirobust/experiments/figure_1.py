@@ -48,7 +48,7 @@ class SizeConfig:
 #: profile -> pair, test images, steps and queries of AutoAttack
 _SETTINGS = {
     "quick": ("digits", 300, 5, 50),
-    "reference": ("cifar10-width16", 500, 100, 1000),
+    "reference": ("cifar10-independent", 500, 100, 1000),
     "paper": ("cifar10-resnet18", 10_000, 100, 5000),
 }
 

@@ -119,7 +119,7 @@ _SETTINGS: dict[str, tuple[str, tuple[int, ...] | None, Sizes, ProbeConfig, Effo
         (4,),
     ),
     "reference": (
-        "cifar10-width16",
+        "cifar10-independent",
         None,
         Sizes(10_000, 2000, 500),
         ProbeConfig(epochs=5, steps=7, step=0.25),

@@ -92,32 +92,77 @@ def independent_pair(recipe: TrainConfig, attack: PGD, **common: Any) -> Pair:
     )
 
 
-_DIGITS = {"dataset": "digits", "size": 16, "model": "resnet18", "width": 8, "holdout": 200}
-_CIFAR10 = {"dataset": "cifar10", "model": "resnet18"}
+_DIGITS = {"dataset": "digits", "size": 16, "holdout": 200}
+_RESNET = {"model": "resnet18", "holdout": 2000}
 
-#: profile -> name -> pair of networks
+
+def _digits(seed: int, model: str = "resnet18", width: int = 8) -> Pair:
+    """Narrow networks on digits: 10 epochs on clean images, then 10 against PGD-10."""
+    return pair(
+        training.short(10, lr=0.2, batch_size=128, augment=False, seed=seed),
+        PGD(0.1, 0.025, 10),
+        adversarial=training.short(10, lr=0.05, batch_size=128, augment=False, seed=seed),
+        model=model,
+        width=width,
+        seed=seed,
+        **_DIGITS,
+    )
+
+
+def _digits_apart(seed: int) -> Pair:
+    """The same standard network, and a robust one that was trained for 20 epochs from its own start."""
+    standard = _digits(seed).standard
+    recipe = training.short(20, lr=0.2, batch_size=128, augment=False, seed=seed, attack=PGD(0.1, 0.025, 10))
+    return Pair(standard, replace(standard, train=recipe))
+
+
+def _cifar(dataset: str, seed: int, model: str = "resnet18", holdout: int = 2000) -> Pair:
+    """Networks of width 16: 15 epochs on clean images, then 10 against PGD-10 at a rate that keeps the
+    lineage, on all training images but the last ``holdout``."""
+    return pair(
+        training.short(15, lr=0.15, batch_size=256, seed=seed),
+        PGD(),
+        adversarial=training.short(10, lr=0.02, batch_size=256, seed=seed),
+        dataset=dataset,
+        model=model,
+        width=16,
+        holdout=holdout,
+        seed=seed,
+    )
+
+
+def _cifar_apart(seed: int) -> Pair:
+    return independent_pair(
+        training.short(12, lr=0.15, batch_size=256, seed=seed),
+        PGD(),
+        dataset="cifar10",
+        width=16,
+        seed=seed,
+        **_RESNET,
+    )
+
+
+_FULL = pair(
+    training.short(12, lr=0.1, batch_size=128),
+    PGD(),
+    adversarial=training.short(10, lr=0.02, batch_size=128),
+    dataset="cifar10",
+    width=64,
+    **_RESNET,
+)
+
+#: profile -> name -> pair of networks, by the paper's protocol where the name does not say "independent"
 PAIRS: dict[str, dict[str, Pair]] = {
-    "quick": {
-        "digits": independent_pair(
-            training.short(20, lr=0.2, batch_size=128, augment=False), PGD(0.1, 0.025, 10), **_DIGITS
-        ),
-    },
-    "reference": {
-        "cifar10-width16": independent_pair(
-            training.short(12, lr=0.15, batch_size=256), PGD(), width=16, holdout=2000, **_CIFAR10
-        ),
-        "cifar10-width16-seed1": independent_pair(
-            training.short(12, lr=0.15, batch_size=256, seed=1),
-            PGD(),
-            width=16,
-            holdout=2000,
-            seed=1,
-            **_CIFAR10,
-        ),
-        "cifar10": independent_pair(
-            training.short(12, lr=0.1, batch_size=128), PGD(), width=64, holdout=2000, **_CIFAR10
-        ),
-    },
+    "quick": {"digits": _digits(0)},
+    "reference": {f"cifar10-seed{seed}": _cifar("cifar10", seed) for seed in range(3)}
+    | {"cifar100-seed0": _cifar("cifar100", 0)}
+    # 10,000 images: an epoch of this network costs five times that of ResNet-18
+    | {"cifar10-wrn34-seed0": _cifar("cifar10", 0, "wide_resnet34_10", holdout=40_000)}
+    | {f"digits-seed{seed}": _digits(seed) for seed in range(5)}
+    | {f"digits-independent-seed{seed}": _digits_apart(seed) for seed in range(5)}
+    | {f"digits-wrn34-seed{seed}": _digits(seed, "wide_resnet34_10", 4) for seed in range(3)}
+    | {"cifar10-independent": _cifar_apart(0), "cifar10-independent-seed1": _cifar_apart(1)}
+    | {"cifar10-width64": _FULL},
     "paper": {
         f"{dataset}-{model}": pair(training.PAPER, PGD(), dataset=dataset, model=model, width=width)
         for model, width in (("resnet18", 64), ("wide_resnet34_10", 160))
@@ -125,50 +170,27 @@ PAIRS: dict[str, dict[str, Pair]] = {
     },
 }
 
+#: the pair of the trials of `prediction`: both networks trained for 20 epochs, each from its own start
+DIGITS_TRIALS = independent_pair(
+    training.short(20, lr=0.2, batch_size=128, augment=False),
+    PGD(0.1, 0.025, 10),
+    model="resnet18",
+    width=8,
+    **_DIGITS,
+)
 
-def _subsequent(dataset: str, seed: int) -> Pair:
-    """ResNet-18 of width 16: 15 epochs on clean images, then 10 against PGD-10 at a rate that keeps the
-    lineage, on all training images but the last 2,000."""
-    return pair(
-        training.short(15, lr=0.15, batch_size=256, seed=seed),
-        PGD(),
-        adversarial=training.short(10, lr=0.02, batch_size=256, seed=seed),
-        dataset=dataset,
-        model="resnet18",
-        width=16,
-        holdout=2000,
-        seed=seed,
-    )
-
-
-#: profile -> name -> pair of networks by the paper's protocol, the second one trained from the first
-SUBSEQUENT: dict[str, dict[str, Pair]] = {
-    "quick": {
-        "digits": pair(
-            training.short(10, lr=0.2, batch_size=128, augment=False),
-            PGD(0.1, 0.025, 10),
-            adversarial=training.short(10, lr=0.05, batch_size=128, augment=False),
-            **_DIGITS,
-        )
-    },
-    "reference": {f"cifar10-seed{seed}": _subsequent("cifar10", seed) for seed in range(3)}
-    | {"cifar100-seed0": _subsequent("cifar100", 0)},
-    "paper": PAIRS["paper"],
-}
-
-_NARROW, _FULL = PAIRS["reference"]["cifar10-width16-seed1"], PAIRS["reference"]["cifar10"]
-_SEED0, _SEED1 = (SUBSEQUENT["reference"][f"cifar10-seed{seed}"] for seed in range(2))
-
+_SHIPPED = (
+    ("digits-resnet18-width8", PAIRS["quick"]["digits"], "subsequent"),
+    ("cifar10-resnet18-width16-seed0", PAIRS["reference"]["cifar10-seed0"], "subsequent"),
+    ("cifar10-resnet18-width16-seed1", PAIRS["reference"]["cifar10-seed1"], "subsequent"),
+    ("cifar10-resnet18-width16", PAIRS["reference"]["cifar10-independent-seed1"], "pgd"),
+    ("cifar10-resnet18-width64", _FULL, "subsequent"),
+)
 #: the networks whose weights are committed once they are final: configuration hash -> name under ``weights/``
 COMMITTED: dict[str, str] = {
-    runs.config_hash(_NARROW.standard): "cifar10-resnet18-width16-standard",
-    runs.config_hash(_NARROW.robust): "cifar10-resnet18-width16-pgd",
-    runs.config_hash(_FULL.standard): "cifar10-resnet18-standard",
-    runs.config_hash(_FULL.robust): "cifar10-resnet18-pgd",
-    runs.config_hash(_SEED0.standard): "cifar10-resnet18-width16-seed0-standard",
-    runs.config_hash(_SEED0.robust): "cifar10-resnet18-width16-seed0-subsequent",
-    runs.config_hash(_SEED1.standard): "cifar10-resnet18-width16-seed1-standard",
-    runs.config_hash(_SEED1.robust): "cifar10-resnet18-width16-seed1-subsequent",
+    runs.config_hash(network): f"{name}-{kind}"
+    for name, made, second in _SHIPPED
+    for network, kind in ((made.standard, "standard"), (made.robust, second))
 }
 
 

@@ -101,7 +101,7 @@ class Plan:
 _SETTINGS: dict[str, tuple[str, Sizes, Effort]] = {
     "quick": ("digits", Sizes(150, 32, 12), Effort((0.0, 1.0), lanczos=6, quadrature=5, ascent=12)),
     "reference": (
-        "cifar10-width16",
+        "cifar10-independent",
         Sizes(1000, 200, 100),
         Effort((0.0, 0.5, 1.0), lanczos=20, quadrature=12, ascent=30),
     ),

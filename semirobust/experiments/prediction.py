@@ -97,7 +97,7 @@ class Plan:
 
 _DIGITS = Plan(
     name="digits",
-    pair=networks.PAIRS["quick"]["digits"],
+    pair=networks.DIGITS_TRIALS,
     n_fb=4,
     trials=14,
     first=7,
@@ -114,8 +114,8 @@ _PLANS: dict[str, list[Plan]] = {
     "reference": [
         replace(_DIGITS, trials=80, first=48),
         Plan(
-            name="cifar10-width16",
-            pair=networks.PAIRS["reference"]["cifar10-width16"],
+            name="cifar10-independent",
+            pair=networks.PAIRS["reference"]["cifar10-independent"],
             n_fb=4,
             trials=16,
             first=8,

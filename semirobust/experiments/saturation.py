@@ -56,7 +56,7 @@ _SIZES: dict[str, tuple[int, ...]] = {
     "reference": _CIFAR10,
     "paper": _CIFAR10,
 }
-_NETWORKS = {"quick": ("digits",), "reference": ("cifar10-width16",), "paper": ("cifar10-resnet18",)}
+_NETWORKS = {"quick": ("digits",), "reference": ("cifar10-independent",), "paper": ("cifar10-resnet18",)}
 
 
 def plans(profile: str) -> list[SaturationConfig]:

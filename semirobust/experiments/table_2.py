@@ -64,22 +64,22 @@ class Plan:
         return tuple(StoppingConfig(self.network, images, sizes.batch) for images in counts)
 
 
-#: plan (or profile) -> sizes, and the readouts that AutoAttack is run against
+#: pair of networks -> sizes, and the readouts that AutoAttack is run against
 _SETTINGS: dict[str, tuple[Sizes, tuple[str, ...]]] = {
-    "quick": (Sizes(250, 50, 25, steps=5, queries=50), ("algorithm_2",)),
-    "reference": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),  # hours at full width
-    "cifar10-width16": (Sizes(2000, 200, 100, queries=1000), tuple(READOUTS)),
-    "cifar10-width16-seed1": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),
-    "paper": (Sizes(5000, 5000, 250), tuple(READOUTS)),
+    "digits": (Sizes(250, 50, 25, steps=5, queries=50), ("algorithm_2",)),
+    "cifar10-width64": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),  # hours
+    "cifar10-independent": (Sizes(2000, 200, 100, queries=1000), tuple(READOUTS)),
+    "cifar10-independent-seed1": (Sizes(2000, 500, 100, queries=1000), ("algorithm_2",)),
+    "cifar10-resnet18": (Sizes(5000, 5000, 250), tuple(READOUTS)),
 }
 
 
 def plans(profile: str) -> list[Plan]:
     """The plans of a profile: its ResNet-18 on CIFAR-10 (digits in ``quick``), as in the paper."""
     return [
-        Plan(name, pair.robust, *_SETTINGS.get(name, _SETTINGS[profile]))
+        Plan(name, pair.robust, *_SETTINGS[name])
         for name, pair in networks.PAIRS[paths.check_profile(profile)].items()
-        if pair.robust.model == "resnet18" and pair.robust.dataset in ("cifar10", "digits")
+        if name in _SETTINGS
     ]
 
 

@@ -28,6 +28,7 @@ COLUMNS = {
     "acc_tilde": "Acc~",
     "difference": "Acc~ - Acc*",
     "interval": "95 % interval",
+    "trials": "trials",
     "succeeded": "succeeded",
     "epochs": "epochs",
     "rho_n": "rho_n",
@@ -74,7 +75,7 @@ def printed_rows(attacks: Sequence[str]) -> list[dict[str, Any]]:
         wanted = {"none": "clean"}.get(attack, attack)
         for row in printed(table):
             if row.get("attack", "autoattack") == wanted:
-                kept = {key: row[key] for key in COLUMNS if key in row}
+                kept = {key: row[key] for key in COLUMNS if key in row} | {"trials": 10}
                 rows.append(
                     dict.fromkeys(COLUMNS)
                     | kept
@@ -97,7 +98,8 @@ def our_rows(outcome: Outcome, attacks: Sequence[str], *, reading: str, profile:
     is the largest test accuracy, whose difference has no valid interval. rho is the smallest value of the
     successful trials, or the largest of all where none succeeds.
     "sound": the PGD accuracy on validation images stops a trial. Acc~ and rho are means over all trials, with
-    the interval of the paired difference over test images.
+    the interval of the paired difference over test images. ``trials``: how many of them were measured on all
+    ``n`` images (AutoAttack: perhaps the first alone); Acc~ is of these.
     """
     rows = []
     for n_fb in outcome.plan.n_fb:
@@ -114,6 +116,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
         summary_at(record.metrics, epoch, attack, reading)
         for record, epoch in zip(outcome.trials[n_fb], found.epochs, strict=True)
     ]
+    stopped = [summary for summary in stopped if summary["n"] == star["n"]]  # AutoAttack: not all trials
     difference, low, high = statistics.paired_difference(
         np.array([verdicts(summary) for summary in stopped]), verdicts(star)
     )
@@ -135,6 +138,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
         "acc_tilde": 100 * accuracy,
         "difference": 100 * difference,
         "interval": [100 * low, 100 * high] if reading == "sound" else None,
+        "trials": len(stopped),
         "succeeded": f"{sum(found.succeeded)} of {len(found.succeeded)}",
         "epochs": found.mean_epochs,
         "cap": outcome.trials[n_fb][0].metrics["epochs"][0]["cap_bits"][-1],

@@ -30,12 +30,12 @@ def test_the_paper_profile_is_the_printed_setting():
     assert (plan.trials, plan.fine_tune.epochs, plan.fine_tune.lr, plan.n_fb) == (10, 10, 0.001, (4, 12))
 
 
-def test_the_two_networks_of_a_pair_differ_in_the_attack_only():
+def test_the_two_networks_of_a_pair_differ_in_their_training_only():
     for pairs in networks.PAIRS.values():
         for pair in pairs.values():
             standard, robust = runs.canonical(pair.standard), runs.canonical(pair.robust)
             assert robust.pop("start", standard) == standard
-            assert standard.pop("train") | {"attack": None} == robust.pop("train") | {"attack": None}
+            standard.pop("train"), robust.pop("train")
             assert standard == robust
     with pytest.raises(ValueError, match="in this order"):
         networks.Pair(pair.robust, pair.standard)
@@ -60,7 +60,7 @@ def test_a_robust_network_starts_from_the_trained_standard_one(tmp_path, monkeyp
 
 def test_configurations_without_a_start_keep_their_hashes():
     """Results stored before ``start`` was there are found under their names."""
-    plan = next(plan for plan in algorithm_1.plans("reference") if plan.name == "cifar10-width16")
+    plan = next(plan for plan in algorithm_1.plans("reference") if plan.name == "cifar10-independent")
     assert "start" not in runs.canonical(plan.pair.robust)
     assert runs.config_hash(plan.baseline) == "aaf26a8e4de1"
     assert runs.config_hash(plan.trial(4, 0)) == "eed22de1b5d9"
@@ -68,14 +68,14 @@ def test_configurations_without_a_start_keep_their_hashes():
 
 
 def test_every_trial_has_its_own_hash():
-    configs = [
-        plan.trial(n_fb, t)
-        for p in paths.PROFILES
-        for plan in algorithm_1.plans(p)
-        for n_fb in plan.n_fb
-        for t in range(plan.trials)
-    ]
-    assert len({runs.config_hash(config) for config in configs}) == len(configs)
+    for profile in paths.PROFILES:
+        configs = [
+            plan.trial(n_fb, t)
+            for plan in algorithm_1.plans(profile)
+            for n_fb in plan.n_fb
+            for t in range(plan.trials)
+        ]
+        assert len({runs.config_hash(config) for config in configs}) == len(configs)
 
 
 def test_printed_tables():
@@ -237,11 +237,11 @@ def test_stored_outcomes_come_with_their_profile_the_one_asked_for_first(monkeyp
 
     def stored(plan, where):
         calls.append((where, plan.name))
-        return f"outcome of {plan.name}" if plan.name == "cifar10-width16" else None
+        return f"outcome of {plan.name}" if plan.name == "cifar10-independent" else None
 
     monkeypatch.setattr(algorithm_1, "stored", stored)
     found = experiments.stored_outcomes("algorithm_1", "paper")
-    assert found == [("reference", "outcome of cifar10-width16")]
+    assert found == [("reference", "outcome of cifar10-independent")]
     assert calls == [(where, p.name) for where in ("paper", "reference") for p in algorithm_1.plans(where)]
     with pytest.raises(ValueError, match="unknown profile"):
         experiments.stored_outcomes("algorithm_1", "fast")

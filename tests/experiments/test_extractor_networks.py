@@ -15,14 +15,13 @@ from semirobust.training import PGDL2, TRADES
 
 def test_the_networks_trained_before_keep_their_names() -> None:
     """Their results and weights are stored under these; a field added to a configuration changes them."""
-    names = {
-        "quick/digits": ("18683b1602d6", "a584b33cd454"),
-        "reference/cifar10": ("79cb5fe2375c", "11baf7ba73b9"),
-        "reference/cifar10-width16": ("ee7475cbc937", "21406de7a900"),
+    expected = {
+        networks.DIGITS_TRIALS: ("18683b1602d6", "a584b33cd454"),
+        networks.PAIRS["reference"]["cifar10-independent"]: ("ee7475cbc937", "21406de7a900"),
+        networks.PAIRS["reference"]["cifar10-seed0"]: ("884267449585", "fbcfec7bfce2"),
     }
-    for where, expected in names.items():
-        pair = networks.PAIRS[where.split("/")[0]][where.split("/")[1]]
-        assert (runs.config_hash(pair.standard), runs.config_hash(pair.robust)) == expected
+    for pair, names in expected.items():
+        assert (runs.config_hash(pair.standard), runs.config_hash(pair.robust)) == names
 
 
 QUICK_WIDTHS = {"fcnn": 90, "fcnn_small": 45, "fcnn_smaller": 22, "cnn": 6}

@@ -63,7 +63,7 @@ def test_the_plans():
     assert quick.configs[3].fine_tuning.config == trial.fine_tune
     assert {config.pair for config in quick.configs} == {trial.pair}
     (reference,) = layerwise.plans("reference")
-    assert reference.name == "cifar10-width16"
+    assert reference.name == "cifar10-independent"
     assert [len(config.layers) for config in reference.configs] == [19, 19, 5, 5, 13, 13]
     for plan in (quick, reference, *layerwise.plans("paper")):
         robust = plan.configs[0].pair.robust  # its own width: the names do not depend on it

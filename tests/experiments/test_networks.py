@@ -12,8 +12,8 @@ from semirobust.experiments import networks, table_2, verdicts
 FOLDER = paths.PACKAGE / "weights"
 CONFIGS = {
     networks.COMMITTED[runs.config_hash(config)]: config
-    for pairs in (networks.PAIRS, networks.SUBSEQUENT)
-    for pair in pairs["reference"].values()
+    for profile in ("quick", "reference")
+    for pair in networks.PAIRS[profile].values()
     for config in (pair.standard, pair.robust)
     if runs.config_hash(config) in networks.COMMITTED
 }
@@ -54,7 +54,7 @@ class _ShapeOnly:
 @pytest.mark.data("cifar10")
 def test_the_committed_network_has_the_verdicts_that_are_stored(monkeypatch):
     monkeypatch.delenv("SEMIROBUST_RESULTS", raising=False)
-    (plan,) = (plan for plan in table_2.plans("reference") if plan.name == "cifar10-width16-seed1")
+    (plan,) = (plan for plan in table_2.plans("reference") if plan.name == "cifar10-independent-seed1")
     outcome = table_2.stored(plan, "reference")
     assert outcome is not None
     model, _ = networks.trained(plan.network)

@@ -228,7 +228,7 @@ def test_the_plans():
     hashes = {runs.config_hash(c) for plan in every for c in (*plan.configs, plan.path)}
     assert len(hashes) == 9 * 3 and [plan.name for plan in every] == [
         "digits",
-        "cifar10-width16",
+        "cifar10-independent",
         "cifar10-resnet18",
     ]
 

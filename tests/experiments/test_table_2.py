@@ -37,10 +37,10 @@ def outcome(store):
 def test_plans():
     assert [plan.name for plan in table_2.plans("quick")] == ["digits"]
     reference = {plan.name: plan for plan in table_2.plans("reference")}
-    assert {"cifar10-width16", "cifar10"} <= reference.keys()
-    full = reference["cifar10"]
+    assert {"cifar10-independent", "cifar10-width64"} <= reference.keys()
+    full = reference["cifar10-width64"]
     assert (full.network.width, full.sizes.test, full.sizes.autoattack) == (64, 2000, 500)
-    assert reference["cifar10-width16"].sizes.test == 2000
+    assert reference["cifar10-independent"].sizes.test == 2000
     assert [plan.network.model for plan in table_2.plans("paper")] == ["resnet18"]
     for profile in paths.PROFILES:
         for plan in table_2.plans(profile):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semirobust import attacks, layers, runs, training
-from semirobust.experiments import algorithm_1, networks, subsequent
+from semirobust.experiments import algorithm_1, controls, networks
 from semirobust.experiments.algorithm_1 import Plan, Sizes, TrialConfig
 from semirobust.training import PGD
 from tests.cases import one_thread, use_store
@@ -70,7 +70,7 @@ def test_what_is_frozen_and_what_fine_tuning_starts_from(baseline, monkeypatch):
 
     monkeypatch.setattr(training.algorithm_1, "trial", watched)
     standard, robust = (networks.trained(config)[0] for config in (PAIR.standard, PAIR.robust))
-    for f_a, f_b in subsequent.SWAPS:
+    for f_a, f_b in controls.SWAPS:
         config = PLAN.control(4, 0, f_a, f_b)
         algorithm_1.run_trial(config, baseline)
         split = layers.Split(seen["model"], 4)
@@ -106,9 +106,10 @@ def test_unknown_parts_are_refused():
 
 
 def test_controls_have_hashes_of_their_own():
-    (plan, *_) = subsequent.plans("reference")
-    configs = [plan.trial(n_fb, t) for n_fb in plan.n_fb for t in range(3)] + subsequent.controls(plan)
-    assert len({runs.config_hash(config) for config in configs}) == 9 + 18
+    made = {runs.config_hash(config) for _, _, config in controls.plans("reference")}
+    assert len(made) == len(controls.plans("reference")) == 6 * 18 + 2
+    trials = [plan.trial(n_fb, 0) for plan in algorithm_1.plans("reference") for n_fb in plan.n_fb]
+    assert not made & {runs.config_hash(config) for config in trials}
 
 
 def test_a_damaged_part_starts_the_trial_again(baseline):
