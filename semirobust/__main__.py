@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from semirobust import paths
 
-COMMANDS = ("experiment", "collate", "folders")
+COMMANDS = ("experiment", "campaign", "collate", "folders")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,6 +21,18 @@ def parser() -> argparse.ArgumentParser:
     )
     experiment.add_argument("name", help="e.g. algorithm_1; an unknown name lists the known ones")
     add_profile(experiment)
+    campaign = commands.add_parser(
+        "campaign", help="run everything of a profile that is not stored yet, most wanted first; resumable"
+    )
+    add_profile(campaign)
+    campaign.add_argument("--only", default="", metavar="WORDS", help="jobs whose line in --list has them")
+    campaign.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="so many side by side (default: 1)"
+    )
+    campaign.add_argument("--hours", type=float, metavar="H", help="stop after so many hours")
+    campaign.add_argument("--list", action="store_true", help="run nothing; a line for each job")
+    campaign.add_argument("--job", help=argparse.SUPPRESS)  # how the queue calls one of its processes
+    campaign.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
     add_profile(commands.add_parser("collate", help="one CSV for each experiment from the stored results"))
     commands.add_parser("folders", help="where results, figures, networks and data are read and written")
     return top
@@ -52,6 +64,27 @@ def collate(profile: str) -> None:
         say(f"{path}: {len(rows)} runs")
 
 
+def campaign(options: argparse.Namespace) -> int:
+    """Run the queue (or one of its jobs); 0 where nothing is left or the time is up, 1 where a job failed."""
+    from semirobust import campaign as package
+
+    if options.job:
+        package.run_job(options.job, options.profile, options.parent, say)
+        return 0
+    queue = package.Queue(options.profile, options.jobs, options.hours, say)
+    every = package.jobs(options.profile)
+    wanted = [job for job in every if options.only in f"{job.key} {job.kind}"]
+    if not wanted:
+        raise paths.UsageError(f"no job has {options.only!r} in its line; --list shows all {len(every)}")
+    wanted = package.with_needs(wanted, every)
+    try:
+        if not options.list:
+            queue.run(wanted)
+    finally:
+        package.report(wanted, say, every=options.list)
+    return int(bool(queue.failed))
+
+
 def folders() -> None:
     """Print each folder, and the environment variable that moves it."""
     from semirobust import data
@@ -77,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from semirobust import experiments
 
             experiments.main(options.name, options.profile, say=say)
+        elif options.command == "campaign":
+            return campaign(options)
         elif options.command == "collate":
             collate(options.profile)
         else:

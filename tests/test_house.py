@@ -15,7 +15,7 @@ FLOORS = [
     {"data", "attacks", "bounds", "extractors", "dependence"},
     {"training", "collisions", "readouts"},
     {"experiments"},
-    {"figures"},
+    {"figures", "campaign"},
     {"__main__"},
 ]
 FLOOR = {package: number for number, packages in enumerate(FLOORS) for package in packages}

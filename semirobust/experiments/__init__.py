@@ -6,6 +6,7 @@ algorithm_1         Algorithm 1, Tables 1 and 3: the configuration of each profi
 controls            causal controls of Algorithm 1, and long trials
 table_2             Table 2: the configuration of each profile, and its rows
 algorithm_2         one run behind Table 2: the readouts of one network under one attack
+lineage             how far f_a* may stray from f_a before f_b no longer fits behind it
 figure_1            Figure 1: dependence after fine-tuning, by size of f_b and by attack
 layerwise           robust correlation and dependence, layer by layer (Theorem 2)
 performance         what another f_b costs, beside the bounds (15), (16) and (17)
@@ -45,6 +46,7 @@ Say = Callable[[str], None]
 EXPERIMENTS = (
     "algorithm_1",
     "controls",
+    "lineage",
     "layerwise",
     "performance",
     "known_truths",

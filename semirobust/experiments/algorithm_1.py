@@ -130,7 +130,9 @@ _CIFAR = Sizes(10_000, 2000, 2000, 1000, queries=1000)
 #: batch, and images under AutoAttack after the first trial of each size (None: as many)
 _SETTINGS: dict[str, tuple[tuple[int, ...], int, Sizes, int, int, int | None]] = {
     "quick/": ((4, 12), 3, _DIGITS, 4, 128, None),
-    "reference/digits": ((4, 8, 12), 10, _DIGITS, 4, 128, None),
+    "reference/digits-seed": ((4, 8, 12), 10, _DIGITS, 4, 128, None),
+    "reference/digits-independent": ((4, 12), 3, _DIGITS, 4, 128, None),
+    "reference/digits-wrn34": ((4, 12), 3, _DIGITS, 4, 128, None),
     "reference/cifar10-seed": ((4, 8, 12), 3, _CIFAR, 6, 128, 200),
     # 10,000 test images, so that there are 100 of each class
     "reference/cifar100-seed": ((4, 8, 12), 3, replace(_CIFAR, test=10_000), 6, 128, 200),
@@ -451,6 +453,14 @@ def trial_record(
     record = runs.run(config, compute, experiment=experiment, profile=profile)
     shutil.rmtree(_folder(config), ignore_errors=True)
     return record
+
+
+def trial_with_baseline(
+    plan: Plan, config: TrialConfig, profile: str, experiment: str, *, say: Callable[[str], None] = _quiet
+) -> runs.Record:
+    """`trial_record` of a trial of ``plan``, after the plan's baselines."""
+    metrics = baseline_record(plan, profile, say=say).metrics
+    return trial_record(config, metrics, profile, experiment=experiment, say=say)
 
 
 def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:

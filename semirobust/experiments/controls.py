@@ -47,11 +47,10 @@ def plans(profile: str) -> list[tuple[Plan, str, TrialConfig]]:
 
 def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
     """Compute (or load) the controls and long trials of a profile; each resumes where it stopped."""
-    made = []
-    for plan, experiment, config in plans(profile):
-        star = algorithm_1.baseline_record(plan, profile, say=say).metrics
-        made.append(algorithm_1.trial_record(config, star, profile, experiment=experiment, say=say))
-    return made
+    return [
+        algorithm_1.trial_with_baseline(plan, config, profile, experiment, say=say)
+        for plan, experiment, config in plans(profile)
+    ]
 
 
 # --- reading; nothing is computed ---
