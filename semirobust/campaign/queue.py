@@ -23,19 +23,22 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class Queue:
     """Runs the unfinished jobs of a profile.
 
-    ``side_by_side``: how many at a time; the cores are shared among them. ``hours``: stop after so many
-    (None: run until nothing is left). Whatever is cut off goes on from its last part the next time. A job
+    ``side_by_side``: how many at a time, each on one thread (None: one per core; two threads of one job get
+    less done than two jobs, and next to nothing beside other work). ``hours``: stop after so many (None: run
+    until nothing is left). Whatever is cut off goes on from its last part the next time. A job
     that fails does not stop the others; those that need it wait.
     """
 
     profile: str
-    side_by_side: int = 1
+    side_by_side: int | None = None
     hours: float | None = None
     say: Say = print
     failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         paths.check_profile(self.profile)
+        if self.side_by_side is None:
+            self.side_by_side = paths.cores()
         if self.side_by_side < 1:
             raise paths.UsageError(f"--jobs must be at least 1, got {self.side_by_side}")
         if self.hours is not None and not self.hours > 0:
@@ -46,16 +49,17 @@ class Queue:
         end = time.monotonic() + 3600 * self.hours if self.hours else float("inf")
         running: dict[str, _Worker] = {}
         done: set[str] = set()
+        most = self.side_by_side or 1
         try:
             while time.monotonic() < end:
                 self._collect(running, wanted)
                 done |= {job.key for job in wanted if job.key not in done and job.is_done()}
                 for job in wanted:
-                    if len(running) >= self.side_by_side:
+                    if len(running) >= most:
                         break
                     if job.key not in (done | running.keys() | self.failed.keys()) and set(job.needs) <= done:
                         self.say(f"{job.key}: starts ({job.kind})")
-                        running[job.key] = _Worker.start(job.key, self.profile, self.side_by_side)
+                        running[job.key] = _Worker.start(job.key, self.profile)
                 if not running:
                     break
                 self._wait(running, end)
@@ -94,17 +98,16 @@ class _Worker:
     began: float
 
     @classmethod
-    def start(cls, key: str, profile: str, side_by_side: int) -> _Worker:
+    def start(cls, key: str, profile: str) -> _Worker:
         log = paths.cache_root() / "campaign" / f"{key.replace('/', '-')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        threads = str(max(1, paths.cores() // side_by_side))
         command = [sys.executable, "-m", "semirobust", "campaign", "--profile", profile, "--job", key]
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [*command, "--parent", str(os.getpid())],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=os.environ | dict.fromkeys(_THREADS, threads),
+                env=os.environ | dict.fromkeys(_THREADS, "1"),
                 start_new_session=True,  # its threads are scheduled as a group, and Ctrl-C reaches us alone
             )
         return cls(process, log, time.monotonic())
@@ -135,7 +138,7 @@ def run_job(key: str, profile: str, parent: int, say: Say) -> None:
         raise paths.unknown("job", key, by_key)
     import torch
 
-    torch.set_num_threads(int(os.environ.get(_THREADS[0], paths.cores())))
+    torch.set_num_threads(1)
     by_key[key].make(say)
 
 
