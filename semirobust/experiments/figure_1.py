@@ -1,19 +1,20 @@
-"""Figure 1 of arXiv 2307.03803: dependence after fine-tuning, by the size of f_b and by the attack.
+"""Figures 1 and 3 of arXiv 2307.03803: dependence after fine-tuning, by size of f_b, attack and network.
 
-For each size of f_b the network is (f_a*, f_b~) of the first trial of Algorithm 1. For comparison,
-(f_a*, f_b) before fine-tuning is measured too. Each attack is made anew for the network that is measured.
+Each network is (f_a*, f_b~) of one trial of Algorithm 1 after its last epoch. For comparison, (f_a*, f_b)
+before fine-tuning is measured too. Each attack is made anew for the network that is measured. Figure 3 is
+under FGSM, for several pairs of networks that differ in their seed.
 
-Where this differs from the figure:
-1. The paper averages over the trials that reach Acc*. At a small scale few do. So here the first trial counts
-   after its last epoch, whatever it reached, and its accuracy is stored beside. The spread over trials is
-   that of the trials of `algorithm_1`, for the sizes that it has.
+Where this differs from the figures:
+1. The paper averages over the trials that reach Acc*. At a small scale few do. So here a trial counts
+   whatever it reached, and its accuracy is stored beside.
 2. Each estimate comes with its shuffled control and its cap.
+3. Figure 1 is of one trial. The spread over trials is that of the trials of `algorithm_1`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -27,13 +28,13 @@ from semirobust.experiments.verdicts import summary
 
 EXPERIMENT = "figure_1"
 ATTACKS = ("none", "fgsm", "pgd", "autoattack")
-N_FB = (4, 8, 12)
+N_FB = (12, 8, 4)
 
 
 @dataclass(frozen=True)
 class SizeConfig:
-    """One size of f_b. ``images``: how many test images (the first ones). ``steps``, ``queries``: the effort
-    of AutoAttack."""
+    """One fine-tuned network. ``images``: how many test images (the first ones). ``steps``, ``queries``: the
+    effort of AutoAttack."""
 
     pair: Pair
     n_fb: int
@@ -43,26 +44,54 @@ class SizeConfig:
     queries: int
     shuffles: int = 5
     seed: int = 0
+    attacks: tuple[str, ...] = field(default=ATTACKS, metadata={"later": True})
 
 
-#: profile -> pair, test images, steps and queries of AutoAttack
-_SETTINGS = {
-    "quick": ("digits", 300, 5, 50),
-    "reference": ("cifar10-independent", 500, 100, 1000),
-    "paper": ("cifar10-resnet18", 10_000, 100, 5000),
+#: profile -> pair of Figure 1, pairs of Figure 3, trials of each, (test images, steps and queries of
+#: AutoAttack)
+_SETTINGS: dict[str, tuple[str, tuple[str, ...], int, tuple[int, int, int]]] = {
+    "quick": ("digits", (), 1, (300, 5, 50)),
+    "reference": (
+        "cifar10-seed0",
+        (*(f"cifar10-seed{seed}" for seed in range(3)), *(f"digits-seed{seed}" for seed in range(5))),
+        3,
+        (2000, 20, 100),
+    ),
+    "paper": ("cifar10-resnet18", (), 10, (10_000, 100, 5000)),
 }
 
 
 def plans(profile: str) -> list[SizeConfig]:
-    """One configuration for each size of f_b, the largest first."""
-    name, *effort = _SETTINGS[paths.check_profile(profile)]
-    (plan,) = (plan for plan in algorithm_1.plans(profile) if plan.name == name)
-    made = []
-    for n_fb in sorted(N_FB, reverse=True):
-        trial = plan.trial(n_fb, 0)
-        tuning = FineTuning(trial.fine_tune, trial.sizes.fine_tune, trial.sizes.validation)
-        made.append(SizeConfig(plan.pair, n_fb, tuning, *effort))
-    return made
+    """The configurations of Figure 1, the largest f_b first, then those of Figure 3."""
+    return by_size(profile) + [config for _, _, config in by_seed(profile)]
+
+
+def by_size(profile: str) -> list[SizeConfig]:
+    """Figure 1: one configuration for each size of f_b, under every attack."""
+    name, _, _, effort = _SETTINGS[paths.check_profile(profile)]
+    plan = algorithm_1.plan(profile, name)
+    return [_config(plan, n_fb, 0, effort) for n_fb in N_FB]
+
+
+def by_seed(profile: str) -> list[tuple[str, int, SizeConfig]]:
+    """Figure 3: (pair, trial, configuration) of the largest f_b under FGSM, the first trial of all pairs
+    before the second."""
+    _, names, trials, effort = _SETTINGS[paths.check_profile(profile)]
+    return [
+        (
+            name,
+            number,
+            replace(_config(algorithm_1.plan(profile, name), 12, number, effort), attacks=("fgsm",)),
+        )
+        for number in range(trials)
+        for name in names
+    ]
+
+
+def _config(plan: algorithm_1.Plan, n_fb: int, number: int, effort: tuple[int, int, int]) -> SizeConfig:
+    trial = plan.trial(n_fb, number)
+    tuning = FineTuning(trial.fine_tune, trial.sizes.fine_tune, trial.sizes.validation)
+    return SizeConfig(plan.pair, n_fb, tuning, *effort)
 
 
 def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -78,8 +107,9 @@ def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: No
         "after": tuned,
     }
     found: dict[str, Any] = {name: _by_attack(model, config) for name, model in subjects.items()}
-    say(f"f_b of {config.n_fb} layers: dependence under {len(ATTACKS)} attacks, before and after fine-tuning")
-    return found | {"layers": layers.weight_layers(robust)[-config.n_fb - 1 :], "n": config.images}
+    say(f"f_b of {config.n_fb} layers: dependence under {', '.join(config.attacks)}")
+    test = networks.test_images(config.pair.robust, config.images)
+    return found | {"layers": layers.weight_layers(robust)[-config.n_fb - 1 :], "n": len(test)}
 
 
 def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:
@@ -89,7 +119,7 @@ def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:
         "autoattack": {"steps": config.steps, "queries": config.queries},
     }
     found = {}
-    for name in ATTACKS:
+    for name in config.attacks:
         options = {"eps": attack.eps, "seed": config.seed} | effort.get(name, {})
         attacked = attacks.perturb(model, test.images, test.labels, name, **options)
         along = dependence.class_conditional(
@@ -101,12 +131,25 @@ def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:
 
 
 def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
-    """Compute (or load) all sizes of a profile."""
+    """Compute (or load) all configurations of a profile."""
     compute = partial(run_size, say=say)
     return [runs.run(config, compute, experiment=EXPERIMENT, profile=profile) for config in plans(profile)]
 
 
 def stored(profile: str) -> list[runs.Record] | None:
-    """The records of a profile where all of them are stored; None where some are not. Computes nothing."""
-    records = [runs.stored(config, experiment=EXPERIMENT, profile=profile) for config in plans(profile)]
+    """The records of Figure 1 where all of them are stored; None where some are not. Computes nothing."""
+    records = [_stored(config, profile) for config in by_size(profile)]
     return None if None in records else [record for record in records if record]
+
+
+def stored_by_seed(profile: str) -> dict[str, list[runs.Record]]:
+    """Pair -> the stored records of Figure 3. Computes nothing."""
+    found: dict[str, list[runs.Record]] = {}
+    for name, _, config in by_seed(profile):
+        if record := _stored(config, profile):
+            found.setdefault(name, []).append(record)
+    return found
+
+
+def _stored(config: SizeConfig, profile: str) -> runs.Record | None:
+    return runs.stored(config, experiment=EXPERIMENT, profile=profile)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from semirobust import attacks, dependence, paths, training
+from semirobust import attacks, dependence, paths, runs, training
 from semirobust.experiments import algorithm_1, figure_1, networks
 from semirobust.experiments.figure_1 import ATTACKS, SizeConfig
 from semirobust.experiments.layerwise import FineTuning
@@ -21,13 +23,15 @@ PAIR = networks.pair(
 )
 TUNING = FineTuning(algorithm_1.fine_tuning(PAIR, epochs=1, lr=0.01, batch_size=32), 64, 100)
 CONFIG = SizeConfig(PAIR, 4, TUNING, images=300, steps=1, queries=5, shuffles=1)
+OTHER = replace(CONFIG, images=200)
 
 
 @pytest.fixture(scope="module")
 def record(store):
     with pytest.MonkeyPatch.context() as patch:
         use_store(store, patch)
-        patch.setattr(figure_1, "plans", lambda profile: [CONFIG])
+        patch.setattr(figure_1, "by_size", lambda profile: [CONFIG] if profile == "quick" else [OTHER])
+        patch.setattr(figure_1, "by_seed", lambda profile: [])
         (made,) = figure_1.run("quick")
         assert figure_1.stored("quick")[0].metrics == made.metrics and figure_1.stored("reference") is None
     return made
@@ -62,7 +66,18 @@ def test_what_a_record_holds(record):
 @pytest.mark.parametrize("profile", paths.PROFILES)
 def test_plans_are_the_first_trial_of_algorithm_1(profile):
     plan = next(p for p in algorithm_1.plans(profile) if p.name == figure_1._SETTINGS[profile][0])
-    assert [config.n_fb for config in figure_1.plans(profile)] == [12, 8, 4]
-    for config in figure_1.plans(profile):
+    assert [config.n_fb for config in figure_1.by_size(profile)] == [12, 8, 4]
+    for config in figure_1.by_size(profile):
         assert config.pair == plan.pair
         assert config.fine_tuning.config == plan.trial(config.n_fb, 0).fine_tune
+
+
+def test_figure_3_has_every_seed_under_fgsm_the_first_trials_first():
+    made = figure_1.by_seed("reference")
+    assert [name for name, number, _ in made if number == 0][:3] == [
+        f"cifar10-seed{seed}" for seed in range(3)
+    ]
+    assert [number for _, number, _ in made] == sorted(number for _, number, _ in made)
+    assert all(config.attacks == ("fgsm",) and config.n_fb == 12 for _, _, config in made)
+    hashes = {runs.config_hash(config) for config in figure_1.plans("reference")}
+    assert len(hashes) == len(made) + 3
