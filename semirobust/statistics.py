@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import t as student
 
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
@@ -185,6 +186,18 @@ def mean_interval(values: torch.Tensor, *, low: float = -1.0, high: float = 1.0)
     centre, mean = float(padded.mean()), float(values.double().mean())
     half = 1.96 * float(padded.std(correction=0)) / math.sqrt(len(padded))
     return max(low, min(mean, centre - half)), min(high, max(mean, centre + half))
+
+
+def student_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
+    """Mean of independent runs with Student's 95 % interval: float [n], n at least 2 -> (mean, low, high).
+
+    Raises ``ValueError`` for fewer than two values, or values that are not finite.
+    """
+    runs = np.asarray(values, dtype=float)
+    if runs.ndim != 1 or len(runs) < 2 or not np.isfinite(runs).all():
+        raise ValueError(f"an interval over runs needs at least two finite values, got {runs.tolist()}")
+    half = float(student.ppf(0.975, len(runs) - 1) * runs.std(ddof=1) / np.sqrt(len(runs)))
+    return float(runs.mean()), float(runs.mean()) - half, float(runs.mean()) + half
 
 
 def auc(scores: np.ndarray, success: np.ndarray) -> float:

@@ -16,6 +16,7 @@ prediction          whether a measure of dependence predicts that fine-tuning su
 replication         the tests on the trials of `prediction`
 networks            the networks that these experiments share: committed, cached or trained now
 tables              the printed tables, and ours in the same columns
+sentences           the sentences about the tables, counted in printed rows and in ours
 printed             the numbers of Tables 1 to 3 as the paper prints them (CSV)
 verdicts            verdicts on single images as results store them
 

@@ -423,6 +423,11 @@ class Outcome:
     trials: Mapping[int, list[runs.Record]]
 
     @property
+    def complete(self) -> bool:
+        """Whether every trial is there."""
+        return all(len(group) == self.plan.trials for group in self.trials.values())
+
+    @property
     def records(self) -> list[runs.Record]:
         return [self.baseline, *(record for group in self.trials.values() for record in group)]
 
@@ -480,14 +485,15 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
 
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
-    """The plan's records where all of them are stored; None where some are not. Computes nothing."""
+    """What is stored of a plan: its baseline and at least one trial of each size (see
+    ``Outcome.complete``); else None. Computes nothing."""
     baseline = runs.stored(plan.baseline, experiment=BASELINES, profile=profile)
     trials = {
         n_fb: [
-            runs.stored(plan.trial(n_fb, number), experiment=EXPERIMENT, profile=profile)
+            record
             for number in range(plan.trials)
+            if (record := runs.stored(plan.trial(n_fb, number), experiment=EXPERIMENT, profile=profile))
         ]
         for n_fb in plan.n_fb
     }
-    there = {n_fb: [record for record in group if record] for n_fb, group in trials.items()}
-    return Outcome(plan, baseline, there) if baseline and there == trials else None
+    return Outcome(plan, baseline, trials) if baseline and all(trials.values()) else None

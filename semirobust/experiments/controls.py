@@ -7,14 +7,15 @@ images and stop when the validation accuracy has not risen for five epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from semirobust import paths, runs
+from semirobust import paths, runs, statistics
 from semirobust.experiments import algorithm_1, tables
 from semirobust.experiments.algorithm_1 import Plan, TrialConfig
+from semirobust.experiments.verdicts import verdicts
 
 CONTROLS, LONG = "algorithm_1_controls", "algorithm_1_long"
 ATTACKS = ("none", "fgsm", "pgd", "autoattack")
@@ -100,6 +101,45 @@ def control_rows(profile: str = "reference") -> list[dict[str, Any]]:
                 if found:
                     rows.append(_row(plan, found) | {"n_fb": n_fb, "f_a": f_a, "f_b": f_b})
     return rows
+
+
+def long_rows(attacks: Sequence[str], profile: str = "reference") -> list[dict[str, Any]]:
+    """Rows of the tables for the stored long trials, at the epoch with the best validation accuracy."""
+    rows = []
+    for name in _LONG[profile]:
+        plan = algorithm_1.plan(profile, name)
+        for n_fb in N_FB:
+            record = runs.stored(plan.long_trial(n_fb), experiment=LONG, profile=profile)
+            outcome = algorithm_1.stored(plan, profile)
+            if record is None or outcome is None:
+                continue
+            short = tables.our_rows(outcome, attacks, reading="sound", profile=profile)
+            best = record.metrics["stops"]["best"]
+            for row in (row for row in short if row["n_fb"] == n_fb):
+                found = tables.summary_at(record.metrics, best, row["attack"], "best")
+                star = outcome.baseline.metrics["accuracy"]["robust"][row["attack"]]
+                ours, theirs = verdicts(found), verdicts(star)
+                ends = [100 * value for value in statistics.paired_difference(ours, theirs)]
+                rows.append(
+                    row
+                    | {
+                        "source": f"ours, {profile}, until validation stops ({best} epochs, all images)",
+                        "acc_tilde": 100 * found["accuracy"],
+                        "difference": ends[0],
+                        "interval": ends[1:],
+                        "trials": 1,
+                        "epochs": best,
+                    }
+                    | _dependence(record, best)
+                )
+    return rows
+
+
+def _dependence(record: runs.Record, epoch: int) -> dict[str, tuple[float, float]]:
+    """The columns of rho: (estimate, shuffled control) in bits."""
+    row = record.metrics["epochs"][epoch]
+    pairs = list(zip(row["dependence_bits"], row["control_bits"], strict=True))
+    return {key: pairs[-back] for key, back in tables.BACK.items() if back <= len(pairs)}
 
 
 def _row(plan: Plan, found: list[runs.Record]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ FORMATS = dict.fromkeys(
     ("acc_star", "acc_sr", "acc_tilde", "difference", "interval", "epochs", "cap"), ".2f"
 ) | {"n": ","}
 READINGS = ("printed", "sound")
-_BACK = {"rho_n": 1, "rho_n3": 4, "rho_n7": 8, "rho_n11": 12}  # how far from the end of f_b
+BACK = {"rho_n": 1, "rho_n3": 4, "rho_n7": 8, "rho_n11": 12}  # how far from the end of f_b
 _PRINTED_SCALE = "120 epochs, then at most 10 of f_b on all images; T = 10; eps 8/255"
 _ORDER = ("resnet18", "wideresnet34_10", "cifar10", "cifar100")  # of printed networks and data sets
 
@@ -128,7 +128,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
     held_out = "" if baseline["robust_validation"]["held_out"] else " (validation images were trained on)"
     row = dict.fromkeys(COLUMNS) | {
         "source": f"ours, {profile}, {reading} reading{held_out if reading == 'sound' else ''}",
-        "network": plan.pair.robust.label,
+        "network": plan.pair.robust.label + (", independent" if "independent" in plan.name else ""),
         "dataset": plan.pair.robust.dataset,
         "scale": scale(plan),
         "n_fb": n_fb,
@@ -144,7 +144,7 @@ def _our_row(outcome: Outcome, n_fb: int, attack: str, reading: str, profile: st
         "cap": outcome.trials[n_fb][0].metrics["epochs"][0]["cap_bits"][-1],
         "n": star["n"],
     }
-    for key, back in _BACK.items():
+    for key, back in BACK.items():
         if back <= len(found.rho):
             row[key] = (found.rho[-back], found.control[-back])
     return row
@@ -183,17 +183,89 @@ def summary_at(metrics: dict[str, Any], epoch: int, attack: str, reading: str) -
     return next(row["test"][attack] for row in metrics["epochs"] if row["epoch"] == epoch)
 
 
-def side_by_side(profiles: Sequence[str], attacks: Sequence[str]) -> list[dict[str, Any]]:
+def over_seeds(
+    outcomes: Sequence[Outcome], attacks: Sequence[str], *, profile: str, name: str
+) -> list[dict[str, Any]]:
+    """Rows of the sound reading, each the mean over pairs of networks of one kind.
+
+    The interval is Student's over the pairs: what it covers is other seeds, not other images. ``trials`` and
+    ``n`` are those of each pair. Raises ``ValueError`` for fewer than two outcomes.
+    """
+    if len(outcomes) < 2:
+        raise ValueError(f"a mean over seeds needs two pairs of networks, not {len(outcomes)}")
+    rows = [our_rows(outcome, attacks, reading="sound", profile=profile) for outcome in outcomes]
+    made = []
+    for group in zip(*rows, strict=True):
+        mean, low, high = statistics.student_interval([row["difference"] for row in group])
+        merged = dict(group[0]) | {
+            "source": f"ours, {profile}, mean of {len(group)} pairs",
+            "network": name,
+            "difference": mean,
+            "interval": [low, high],
+        }
+        for key in ("acc_star", "acc_sr", "acc_tilde"):
+            merged[key] = float(np.mean([row[key] for row in group]))
+        for key in BACK:
+            if group[0][key] is not None:
+                merged[key] = tuple(float(x) for x in np.mean([row[key] for row in group], axis=0))
+        counts = [row["succeeded"].split(" of ") for row in group]
+        merged["succeeded"] = " of ".join(str(sum(map(int, column))) for column in zip(*counts, strict=True))
+        taken = [row["epochs"] for row in group if row["epochs"] is not None]
+        merged["epochs"] = float(np.mean(taken)) if taken else None
+        made.append(merged)
+    return made
+
+
+def compact(rows: Sequence[dict[str, Any]]) -> str:
+    """The accuracies as a Markdown table of eight columns; a difference with its interval in brackets."""
+    shown = []
+    for row in rows:
+        ends = row["interval"]
+        bracket = "" if ends is None else f" [{ends[0]:+.1f}, {ends[1]:+.1f}]"
+        shown.append(
+            {
+                "source": row["source"].replace(", sound reading", ""),
+                "network": f"{row['network']}, {row['dataset']}",
+                "n_fb": row["n_fb"],
+                "acc_star": row["acc_star"],
+                "acc_sr": row["acc_sr"],
+                "acc_tilde": row["acc_tilde"],
+                "difference": f"{row['difference']:+.1f}{bracket}",
+                "n": row["n"],
+            }
+        )
+    names = {key: COLUMNS[key] for key in ("source", "network", "n_fb", "acc_star", "acc_sr", "acc_tilde")}
+    names |= {"difference": "Acc~ - Acc* [95 %]", "n": "n"}
+    formats = dict.fromkeys(("acc_star", "acc_sr", "acc_tilde"), ".1f") | {"n": ","}
+    return runs.markdown_table(shown, names, formats)
+
+
+def side_by_side(
+    profiles: Sequence[str], attacks: Sequence[str], *, readings: Sequence[str] = READINGS
+) -> list[dict[str, Any]]:
     """All printed rows, with our rows below those that they reproduce (rows of other data come last).
 
-    Our rows are those of every stored plan of the profiles, in both readings."""
+    Our rows are those of every stored plan of the profiles. Plans that differ in the seed alone come as their
+    mean over seeds where they are on digits."""
     rows = printed_rows(attacks)
     for profile in profiles:
+        many: dict[str, list[Outcome]] = {}
         for plan in algorithm_1.plans(profile):
             outcome = algorithm_1.stored(plan, profile)
-            if outcome is not None:
-                for reading in READINGS:
-                    rows += our_rows(outcome, attacks, reading=reading, profile=profile)
+            if outcome is None:
+                continue
+            family = plan.name.rpartition("-seed")[0]
+            if family.startswith("digits"):
+                many.setdefault(family, []).append(outcome)
+                continue
+            for reading in readings:
+                rows += our_rows(outcome, attacks, reading=reading, profile=profile)
+        for family, outcomes in many.items():
+            if len(outcomes) > 1:
+                robust = outcomes[0].plan.pair.robust
+                apart = ", independent" if "independent" in family else ""
+                name = f"{robust.model}, width {robust.width}{apart}"
+                rows += over_seeds(outcomes, attacks, profile=profile, name=name)
 
     def rank(name: str) -> int:
         network = name.split(",")[0].replace("wide_resnet", "wideresnet")
@@ -224,16 +296,21 @@ def as_markdown(rows: Sequence[dict[str, Any]], keys: Sequence[str] = SHOWN) -> 
             return "{:.2f} ({:.2f})".format(*value)
         return f"{value:.2f}" if is_rho and value is not None else value
 
-    plain = [{key: shown(row[key], key in _BACK) for key in keys} for row in rows]
+    plain = [{key: shown(row[key], key in BACK) for key in keys} for row in rows]
     formats = {key: text for key, text in FORMATS.items() if key in keys}
     return runs.markdown_table(plain, {key: COLUMNS[key] for key in keys}, formats)
 
 
 def not_run(profiles: Sequence[str]) -> list[str]:
-    """What the profiles plan and have no stored results for yet, in words."""
-    return [
-        f"{profile}: {plan.pair.robust.label} on {plan.pair.robust.dataset}"
-        for profile in profiles
-        for plan in algorithm_1.plans(profile)
-        if algorithm_1.stored(plan, profile) is None
-    ]
+    """What the profiles plan and have not all results for yet, in words."""
+    missing = []
+    for profile in profiles:
+        for plan in algorithm_1.plans(profile):
+            outcome = algorithm_1.stored(plan, profile)
+            wanted = plan.trials * len(plan.n_fb)
+            if outcome is None:
+                missing.append(f"{profile}: {plan.name}")
+            elif not outcome.complete:
+                there = sum(len(group) for group in outcome.trials.values())
+                missing.append(f"{profile}: {wanted - there} of {wanted} trials of {plan.name}")
+    return missing

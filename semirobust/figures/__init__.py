@@ -3,12 +3,13 @@
 style          colours, ``use_style`` and ``save_figure``
 finite_models  exact models: what attacks reach, conflict graphs, layers
 bounds         the bounds of `experiments.bound_curves`
+algorithm_1    trials, causal controls, dependence along f_b
 ceiling        the ceilings and readouts of `experiments.ceiling_curves`
 """
 
 from __future__ import annotations
 
-from semirobust.figures import bounds, ceiling
+from semirobust.figures import algorithm_1, bounds, ceiling
 from semirobust.figures.finite_models import (
     CLASS_COLORS,
     CLASS_MARKERS,
@@ -25,6 +26,7 @@ __all__ = [
     "CLASS_MARKERS",
     "COLORS",
     "MOST_POINTS",
+    "algorithm_1",
     "bounds",
     "ceiling",
     "columns",
