@@ -12,14 +12,15 @@
 # ---
 
 # %% [markdown]
-# # Algorithm 1: how much dependence does robustness need?
+# # Algorithm 1: freeze a robust $f_a^*$, fine-tune $f_b$: how much robustness comes back?
 #
-# Train a network twice, on clean images $(f_a, f_b)$ and adversarially $(f_a^*, f_b^*)$. Put the *clean*
-# $f_b$ behind the
-# *robust* $f_a^*$, freeze $f_a^*$, and fine-tune $f_b$ until the network is as robust as $(f_a^*, f_b^*)$;
-# then measure how much consecutive layers depend on each other. This notebook runs that, reads the trials in
-# two ways (as printed, where the test set decides, and soundly, where held-out training images do), and asks
-# what the algorithm leaves out: does the dependence tell a success from a failure?
+# Train a network on clean images, $(f_a, f_b)$. Train it further against an attack, $(f_a^*, f_b^*)$. Put the
+# *old* $f_b$ behind $f_a^*$, freeze $f_a^*$, and fine-tune $f_b$ adversarially.
+#
+# **Verdict.** The claim holds, as far as it was run (CIFAR-10, one pair of narrow networks, and digits).
+# Trained until validation stops rising, an $f_b$ of 4 layers brings back all robustness but a difference
+# that the intervals do not tell from 0. It is $f_a^*$ that does it: behind any other frozen $f_a$ little or
+# nothing comes back. What the dependence $\rho$ has to do with it is another question, below.
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -29,234 +30,168 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Markdown, display
 
-from semirobust import experiments, figures, layers, paths, training
-from semirobust.experiments import algorithm_1, networks, tables
+from semirobust import experiments, figures, layers, paths, runs, training
+from semirobust.experiments import algorithm_1, controls, lineage, networks, tables
+from semirobust.figures import algorithm_1 as draw
 
 figures.use_style()
 paths.check_profile(profile)
-plan = algorithm_1.plans(profile)[0]
-
-# %% [markdown]
-# ## The semirobust network
-#
-# The paper counts convolutional and linear layers: the last $n_b$ of them, with every module in between, are
-# $f_b$. The split is a partition of the parameters *and* of the BatchNorm statistics; frozen means that
-# neither changes.
+NOTEBOOK, plan = "09_algorithm_1", algorithm_1.plans(profile)[0]
+reference = algorithm_1.stored(algorithm_1.plan("reference", "cifar10-seed0"), "reference")
 
 # %%
-standard, _ = networks.trained(plan.pair.standard)
-robust, _ = networks.trained(plan.pair.robust)
+rows = [row for row in controls.control_rows() if row["pair"].startswith("cifar10")]
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), sharey=True, layout="constrained")
+for axis, n_fb in zip(axes, controls.N_FB, strict=True):
+    draw.draw_controls(axis, rows, n_fb)
+axes[0].set_ylabel("accuracy under PGD-10 (%)")
+fig.suptitle("What is frozen decides what fine-tuning $f_b$ brings back (CIFAR-10)")
+figures.save_figure(fig, "09_controls", profile="reference", sources=[], notebook=NOTEBOOK, data=rows)
+plt.show()
+
+# %% [markdown]
+# *Bars: after six epochs on 10,000 images, mean of three trials. Black ticks: before. The three controls
+# differ from Algorithm 1 in one thing each: what is frozen, or what $f_b$ starts from.*
+#
+# ## Run it
+#
+# $f_b$ is the last $n_b$ convolutional and linear layers, with every module in between. Frozen means that
+# neither parameters nor BatchNorm statistics change. `run_plan` computes what is not stored: three trials for
+# each size, measured before fine-tuning (epoch 0) and after each epoch.
+
+# %%
+standard, robust = (networks.trained(config)[0] for config in (plan.pair.standard, plan.pair.robust))
 for n_fb in plan.n_fb:
     split = layers.Split(robust, n_fb)
-    size = sum(
-        robust.get_parameter(name).numel()
-        for name in split.names_b
-        if name in dict(robust.named_parameters())
-    )
-    share = size / sum(parameter.numel() for parameter in robust.parameters())
-    print(
-        f"f_b of {n_fb:2d} of {len(split.layers)} layers starts at {split.first_b}: {100 * share:.0f} % of the parameters"
-    )
-
-# %% [markdown]
-# ## The trials
-#
-# `run_plan` trains what is not in the cache yet, runs every trial through all its epochs and stores each as
-# one JSON under `results/`. Measured before fine-tuning (epoch 0) and after each epoch: accuracy on clean,
-# FGSM and PGD test images, PGD accuracy on validation images, and the class-conditional dependence
-#
-# $$I_j = \sum_y \pi(y)\, I\big(f^{(j-1)}; f^{(j)} \mid y\big)\quad\text{in bits, on PGD-attacked test
-# images,}$$
-#
-# with the same estimate for pairs that were *shuffled within their class*, which have no dependence left.
-
-# %% tags=["nbval-ignore-output"]
+    print(f"f_b of {n_fb:2d} of {len(split.layers)} layers starts at {split.first_b}")
 outcome = algorithm_1.run_plan(plan, profile)
-sizes = plan.sizes
-print(
-    f"{plan.pair.robust.label} on {plan.pair.robust.dataset}, eps = {plan.pair.attack.eps:.4f} (l-infinity, pixels in [0, 1])"
-)
-print(
-    f"{plan.trials} trials of {plan.fine_tune.epochs} epochs on {sizes.fine_tune} images; {sizes.test} test images"
-)
-
-every = experiments.stored_outcomes("algorithm_1", profile)
-others = [(where, stored) for where, stored in every if stored.plan != plan]
-print(
-    "also shown: " + (", ".join(f"{where}, {stored.plan.name}" for where, stored in others) or "nothing yet")
-)
-
-
-# %%
-def draw_trials(axis, outcome, n_fb):
-    """PGD accuracy on test images over the epochs of each trial, between (f_a*, f_b) and (f_a*, f_b*)."""
-    for number, trial in enumerate(outcome.trajectories(n_fb)):
-        pgd, label = [100 * m.test_accuracy["pgd"] for m in trial], "trials" if number == 0 else None
-        axis.plot([m.epoch for m in trial], pgd, "o-", ms=3, color=figures.COLORS["ours"], label=label)
-    summary = outcome.baseline.metrics["accuracy"]["robust"]["pgd"]
-    low, high = (100 * bound for bound in summary["interval"])
-    axis.axhspan(low, high, color=figures.COLORS["robust"], alpha=0.15, lw=0)
-    label = "$Acc^*$ of $(f_a^*, f_b^*)$, 95 % interval"
-    axis.axhline(100 * summary["accuracy"], color=figures.COLORS["robust"], label=label)
-    axis.set(title=f"$f_b$ of {n_fb} layers", xlabel="epoch of fine-tuning $f_b$", ylim=(0, None))
 
 
 # %%
 def figure_trials(outcome):
-    plan = outcome.plan
-    fig, axes = plt.subplots(1, len(plan.n_fb), figsize=(7.2, 3.0), sharey=True, layout="constrained")
-    for axis, n_fb in zip(axes, plan.n_fb, strict=True):
-        draw_trials(axis, outcome, n_fb)
+    """One panel for f_b of 4 and one for f_b of 12 layers."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), sharey=True, layout="constrained")
+    for axis, n_fb in zip(axes, (4, 12), strict=True):
+        draw.draw_trials(axis, outcome, n_fb)
     axes[0].set_ylabel("accuracy under PGD-10 (%)")
-    axes[0].legend(loc="lower right")
-    where = f"{plan.pair.robust.label}, {plan.pair.robust.dataset}"
-    fig.suptitle(f"Fine-tuning $f_b$ behind a frozen robust $f_a^*$ ({where})")
+    axes[1].legend(loc="lower right")
+    robust = outcome.plan.pair.robust
+    fig.suptitle(f"Most of the robustness comes back ({robust.label}, {robust.dataset})")
     return fig
 
 
-# %% tags=["nbval-ignore-output"]
-fig = figure_trials(outcome)
-saved = figures.save_figure(
-    fig, "09_trials", profile=profile, sources=outcome.records, notebook="09_algorithm_1"
-)
+for where, found in ((profile, outcome), ("reference", reference)):
+    name = f"09_trials_{found.plan.name}"
+    figures.save_figure(figure_trials(found), name, profile=where, sources=found.records, notebook=NOTEBOOK)
 plt.show()
 
 # %% [markdown]
-# ## Two readings of the same trials
-#
-# **As printed**, the test accuracy stops a trial and the largest test accuracy is reported: selected on the
-# test set over epochs and trials, it is biased upwards. **Sound**, the validation accuracy decides, and the
-# test set only reports.
-
-# %% tags=["nbval-ignore-output"]
-readings = {
-    name: {n_fb: tables.reading_of(outcome, n_fb, name) for n_fb in plan.n_fb}
-    for name in ("printed", "sound")
-}
-star = outcome.baseline.metrics["accuracy"]["robust"]["pgd"]["accuracy"]
-for name, by_n_fb in readings.items():
-    for n_fb, reading in by_n_fb.items():
-        print(
-            f"{name:7s} f_b of {n_fb:2d}: {sum(reading.succeeded)} of {len(reading.succeeded)} trials succeed, stops {reading.epochs}, "
-            f"Acc~ - Acc* = {100 * (reading.accuracy - star):+.1f} points, rho_n = {reading.rho[-1]:.2f} bits"
-        )
-
-# %% [markdown]
-# ## What the algorithm does not ask
-#
-# Its $\rho_j$ are recorded *after* success. That they are large then shows only that success comes with
-# dependence, not that dependence brings success. So compare three things at every layer: the network
-# **before** fine-tuning, which is not robust; the same network **after**; and the **shuffled** control,
-# where all dependence given the class is destroyed. The dashed line is the largest value that the estimator
-# can give with this many images per class ($\log_2 N_y$, or its cap of 10 bits).
-
+# Two readings of the same trials. **As printed**, the test accuracy stops a trial and the largest test
+# accuracy is reported. **Sound**, held-out images decide and the test set only reports. "Until validation
+# stops" is one trial on all 48,000 images; the other trials are short and have not converged.
 
 # %%
-def draw_dependence(axis, trials, epoch, when, colour):
-    """I_j along f_b at one epoch, mean and range over trials, and the same for shuffled pairs."""
-    bits = np.array([trial[epoch].dependence_bits for trial in trials])  # [trials, layers]
-    control = np.array([trial[epoch].control_bits for trial in trials])
-    position = np.arange(bits.shape[1])
-    axis.plot(position, bits.mean(0), "o-", color=figures.COLORS[colour], label=f"$I_j$ {when}")
-    axis.fill_between(position, bits.min(0), bits.max(0), color=figures.COLORS[colour], alpha=0.2, lw=0)
-    axis.plot(position, control.mean(0), "x:", color=figures.COLORS[colour], label=f"shuffled, {when}")
+shown = tables.our_rows(outcome, ["pgd"], reading="sound", profile=profile)
+shown += tables.our_rows(reference, ["pgd"], reading="sound", profile="reference")
+Markdown(tables.compact(shown + controls.long_rows(["pgd", "autoattack"])))
 
+# %% [markdown]
+# ## What the shared ancestor gives
+#
+# Even before fine-tuning the old $f_b$ keeps much of the robustness of $f_a^*$, as printed. That is so
+# because $f_a^*$ was trained *from* $f_a$. If the two networks are trained apart, $f_b$ never belonged behind
+# $f_a^*$, and next to nothing is kept.
 
 # %%
-def figure_dependence(outcome, n_fb):
-    """Dependence of consecutive layers before and after fine-tuning, between its control and its cap."""
-    trials, metrics = outcome.trajectories(n_fb), outcome.trials[n_fb][0].metrics
-    fig, axis = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-    draw_dependence(axis, trials, 0, "before fine-tuning", "attacked")
-    draw_dependence(axis, trials, -1, "after", "robust")
-    cap = metrics["epochs"][0]["cap_bits"]
-    axis.plot(range(n_fb), cap, "--", color=figures.COLORS["printed"], label="cap of the estimator")
-    axis.set_xticks(range(n_fb), [f"n-{k}" if k else "n" for k in range(n_fb - 1, -1, -1)])
-    axis.set(ylabel="bits", ylim=(0, None), xlabel="layer $j$ of the pair $(j-1, j)$; $n$ is the output")
-    where = f"{outcome.plan.pair.robust.label}, {outcome.plan.pair.robust.dataset}"
-    axis.set_title(f"Dependence before and after fine-tuning $f_b$ ({where})")
-    fig.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return fig
-
-
-# %% tags=["nbval-ignore-output"]
-deepest = max(plan.n_fb)
-fig = figure_dependence(outcome, deepest)
-saved = figures.save_figure(
-    fig, "09_dependence", profile=profile, sources=outcome.trials[deepest], notebook="09_algorithm_1"
+start, points = controls.start_rows(), lineage.points()
+fig, axes = plt.subplots(1, 3, figsize=(10.4, 3.4), layout="constrained")
+draw.draw_kept(axes[0], start, 4)
+for axis, distance in zip(axes[1:], ("weights", "cka"), strict=True):
+    draw.draw_lineage(axis, points, distance, 4)
+for axis in axes[:2]:
+    axis.legend(fontsize="x-small", loc="upper right" if axis is axes[1] else "lower left")
+fig.suptitle("Robustness carries over as far as $f_a^*$ stays near $f_a$")
+data = {"start": start, "lineage": points}
+figures.save_figure(fig, "09_lineage", profile="reference", sources=[], notebook=NOTEBOOK, data=data)
+plt.show()
+near = np.array(
+    [[point["weights"], point["cka"], point["kept_pgd"]] for point in points if point["n_fb"] == 4]
 )
-plt.show()
 
 # %% [markdown]
-# ## Does dependence predict success?
+# *Left: printed, three of our pairs as far as they are run, and independent pairs (ResNet-18, CIFAR-10).
+# Middle and right: on digits five seeds with eight adversarial trainings each, of different rates and
+# lengths, and independent ones; on CIFAR-10 four rates on 10,000 images.*
 #
-# Take every logged epoch, failures included; a success is an epoch whose *validation* accuracy is within $k$ points of the robust
-# network's. The *pooled* AUC is the probability that a success has more dependence than a failure (1/2: no information). It only
-# describes: while $f_b$ is trained both drift, so any drift "predicts" success. The *within* AUC compares trials at the same epoch, one a
-# success and one not, and has an exact permutation test; with three trials its $p$ cannot be below 1/6. So this is a way to refute
-# a strong claim, and far too few trials to support one.
-
-
-# %% tags=["nbval-ignore-output"]
-def show(value):
-    return "none" if value is None else f"{value:.2f}"
-
-
-for where, stored in [(profile, outcome), *others]:
-    print(f"{where}, {stored.plan.name}")
-    for n_fb, k in ((n_fb, k) for n_fb in stored.plan.n_fb for k in (0.0, 0.02, 0.05)):
-        acc_star = stored.trials[n_fb][0].metrics["acc_star_validation"]
-        for name, layer in (("rho_n", n_fb - 1), ("rho_{a+1}", 0)):
-            found = training.algorithm_1.predicts_success(stored.trajectories(n_fb), acc_star, layer, k=k)
-            print(
-                f"  f_b of {n_fb:2d}, k = {100 * k:.0f} points, {name:9s}: {found.successes:2d} successes, "
-                f"{found.failures:2d} failures, AUC pooled {show(found.pooled)}, "
-                f"within {show(found.within)}, p = {show(found.p_value)}"
-            )
-
-# %% [markdown]
-# ## The same, at the scale of the reference profile
+# ## Does the dependence rise?
 #
-# Drawn from the committed results of the reference profile, where they are there; nothing is computed here.
+# Section 3.4: fine-tuning "progressively increases the connectivity". What counts is the excess over pairs
+# shuffled within their class, which have no dependence left.
 
-# %% tags=["nbval-ignore-output"]
-for where, stored in others:
-    for draw, name in ((figure_trials(stored), "trials"), (figure_dependence(stored, deepest), "dependence")):
-        name = f"09_{name}_{stored.plan.name}"
-        figures.save_figure(draw, name, profile=where, sources=stored.records, notebook="09_algorithm_1")
+# %%
+fig, axis = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
+for epoch, when, colour in ((0, "before fine-tuning", "attacked"), (-1, "after", "robust")):
+    draw.draw_band(axis, draw.excess(reference.trajectories(12), epoch), when, colour)
+axis.axhline(0, color="black", lw=0.8)
+axis.set(ylabel="excess over shuffled pairs (bits)", title="Fine-tuning $f_b$ of 12 layers (CIFAR-10)")
+axis.legend()
+figures.save_figure(fig, "09_excess", profile="reference", sources=reference.trials[12], notebook=NOTEBOOK)
 plt.show()
+before, after = (draw.excess(reference.trajectories(12), epoch).mean(0) for epoch in (0, -1))
+print(f"the excess rises in {int((after > before).sum())} of {len(after)} layers")
 
 # %% [markdown]
+# ## $k$, and what it does to $\rho$
+#
+# A trial succeeds at the first epoch within $k$ of $Acc^*$; $k$ is printed nowhere. A larger $k$ counts
+# earlier epochs. Is there a threshold of dependence?
+
+# %%
+margins = (0.0, 0.02, 0.05, 0.1, 0.2)
+table = [
+    {"n_fb": n_fb, "k": 100 * k, "won": sum(found.succeeded), "epochs": found.mean_epochs,
+     "rho": found.rho[-1], "excess": found.rho[-1] - found.control[-1]}
+    for n_fb in (4, 12)
+    for k in margins
+    for found in [tables.reading_of(reference, n_fb, "sound", k=k)]
+]  # fmt: skip
+names = {"n_fb": "layers of f_b", "k": "k (points)", "won": "succeeded of 3", "epochs": "mean epoch"}
+names |= {"rho": "rho_n (bits)", "excess": "excess (bits)"}
+Markdown(runs.markdown_table(table, names, {"k": ".0f", "rho": ".2f", "excess": ".2f", "epochs": ".1f"}))
+
+# %% [markdown]
+# There is none here: a looser $k$ makes more trials succeed, at an earlier epoch, and $\rho_n$ hardly moves.
+# Whether any measure of dependence tells success from failure is the question of
+# [notebook 31](31_dependence_measures.ipynb).
+#
 # ## Change one number and run again
-#
-# The trial below freezes fewer layers and fine-tunes for a single epoch. Everything goes through the same
-# few functions; edit and run.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 short = replace(plan.fine_tune, epochs=1)
 images = networks.training_images(plan.pair.robust).subset(range(256))
 for epoch, model in training.algorithm_1.trial(robust, standard.state_dict(), 8, images, short):
     print(f"epoch {epoch}: {type(model).__name__} with f_b of 8 layers")
 
 # %% [markdown]
+# ## What is not known
+#
+# On CIFAR-10 the trials share one pair of networks, so how pairs differ is open until more seeds are
+# run. Attacked accuracy is an upper bound: a better attack may lower it.
+#
 # ## Checks
 
 # %%
-first = {n_fb: trials[0] for n_fb, trials in ((n, outcome.trajectories(n)) for n in plan.n_fb)}
-assert all(len(outcome.trials[n_fb]) == plan.trials for n_fb in plan.n_fb)
-assert all(m.test_accuracy["pgd"] <= m.test_accuracy["none"] for trials in first.values() for m in trials)
+trials = [trial for n_fb in plan.n_fb for trial in outcome.trajectories(n_fb)]
+assert all(m.test_accuracy["pgd"] <= m.test_accuracy["none"] for trial in trials for m in trial)
 print("attacked accuracy never exceeds clean accuracy: ok")
-assert all(
-    trial[0].test_accuracy["pgd"] < trial[-1].test_accuracy["pgd"]
-    for n in plan.n_fb
-    for trial in outcome.trajectories(n)
-)
+assert all(trial[0].test_accuracy["pgd"] < trial[-1].test_accuracy["pgd"] for trial in trials)
 print("fine-tuning f_b alone makes every semirobust network more robust: ok")
-rows = [row for n in plan.n_fb for record in outcome.trials[n] for row in record.metrics["epochs"]]
-assert all(
-    bits <= cap + 1e-9
-    for row in rows
-    for bits, cap in zip(row["dependence_bits"], row["cap_bits"], strict=True)
-)
-print("no dependence exceeds its cap: ok")
+found = {(row["n_fb"], row["f_a"], row["f_b"]): row["after"] for row in rows}
+for n_fb in controls.N_FB:
+    robust_f_a = min(found[n_fb, "robust", kind] for kind in ("standard", "random"))
+    assert robust_f_a > 2 * max(found[n_fb, kind, "standard"] for kind in ("standard", "random"))
+print("any f_b behind f_a* ends more than twice as robust as behind another f_a: ok")
+assert np.corrcoef(near[:, 1], near[:, 2])[0, 1] > 0.5
+print("the nearer the features, the more is kept: ok")

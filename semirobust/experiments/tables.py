@@ -164,15 +164,20 @@ def scale(plan: Plan) -> str:
 
 
 def reading_of(
-    outcome: Outcome, n_fb: int, reading: str, attack: str = "pgd"
+    outcome: Outcome, n_fb: int, reading: str, attack: str = "pgd", *, k: float = 0.0
 ) -> training.algorithm_1.Reading:
-    """What one reading (see ``our_rows``) makes of all trials with f_b of ``n_fb`` layers, for one attack."""
+    """What one reading (see ``our_rows``) makes of all trials with f_b of ``n_fb`` layers, for one attack. A
+    trial succeeds at the first epoch with Acc* - Acc <= ``k``, both in [0, 1]."""
     metrics = outcome.trials[n_fb][0].metrics
     decides = "pgd" if attack == "autoattack" else attack
     if reading == "printed":
-        return training.algorithm_1.printed(outcome.trajectories(n_fb), metrics["acc_star"][decides], decides)
+        return training.algorithm_1.printed(
+            outcome.trajectories(n_fb), metrics["acc_star"][decides], decides, k=k
+        )
     if reading == "sound":
-        return training.algorithm_1.sound(outcome.trajectories(n_fb), metrics["acc_star_validation"], decides)
+        return training.algorithm_1.sound(
+            outcome.trajectories(n_fb), metrics["acc_star_validation"], decides, k=k
+        )
     raise ValueError(f"unknown reading {reading!r}; known: {', '.join(READINGS)}")
 
 
