@@ -30,9 +30,9 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
-from semirobust import experiments, figures, layers, paths, runs, training
+from semirobust import figures, layers, paths, runs, training
 from semirobust.experiments import algorithm_1, controls, lineage, networks, tables
 from semirobust.figures import algorithm_1 as draw
 

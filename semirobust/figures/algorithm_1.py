@@ -134,3 +134,88 @@ def draw_rows(axis: Axes, groups: Sequence[tuple[str, Sequence[Mapping[str, Any]
         place += 0.8
     axis.set_xticks(ticks, labels)
     axis.set(xlabel="layers of $f_b$", ylabel="accuracy (%)", ylim=(0, None))
+
+
+def draw_differences(
+    axis: Axes, rows: Sequence[Mapping[str, Any]], shift: float, colour: str, label: str
+) -> None:
+    """Acc~ - Acc* of rows of a table by attack, f_b of 4 layers as circles and of 12 as squares."""
+    for n_fb, marker, side in ((4, "o", -0.05), (12, "s", 0.05)):
+        own = [row for row in rows if row["n_fb"] == n_fb and row["attack"] in ATTACKS]
+        if not own:
+            continue
+        nudges = 0.012 * (np.arange(len(own)) % 4 - 1.5)
+        x = np.array([list(ATTACKS).index(row["attack"]) for row in own]) + shift + side + nudges
+        y = np.array([row["difference"] for row in own])
+        ends = np.array([row["interval"] or [row["difference"]] * 2 for row in own])
+        style: dict[str, Any] = {"fmt": marker, "ms": 4, "capsize": 2, "lw": 0.8, "color": COLORS[colour]}
+        axis.errorbar(x, y, abs(ends.T - y), label=label if n_fb == 4 else None, **style)
+    axis.set_xticks(range(len(ATTACKS)), list(ATTACKS.values()))
+
+
+def draw_dependence(
+    axes: Sequence[Axes], rows: Sequence[Mapping[str, Any]], colour: str, line: str, label: str | None
+) -> None:
+    """Estimate with its shuffled control (grey) on the first axis, the excess on the second, over the layers
+    counted from the end (0: the output)."""
+    bits, control = (np.array([row[key] for row in rows]) for key in ("bits", "control_bits"))
+    place = np.arange(len(rows)) - len(rows) + 1
+    axes[0].plot(place, bits, line, ms=3, color=COLORS[colour])
+    axes[0].plot(place, control, line, ms=2, color="0.75", zorder=1)
+    axes[1].plot(place, bits - control, line, ms=3, color=COLORS[colour], label=label)
+    axes[1].axhline(0, color="black", lw=0.6)
+
+
+def layers_from_end(axis: Axes, count: int) -> None:
+    """Ticks for layers counted from the end, every second one."""
+    places = range(1 - count, 1, 2)
+    axis.set_xticks(places, [f"n-{-k}" if k else "n" for k in places])
+    axis.set_xlabel("layer $j$ of the pair $(j-1, j)$; $n$ is the output")
+
+
+_FOUR = {"n-11": -12, "n-7": -8, "n-3": -4, "n": -1}  # the layers that the paper prints
+
+
+def draw_printed_rho(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The printed dependence of four layers: line style the network, colour the data set, dots the caps."""
+    colours = {"cifar10": "printed", "cifar100": "other"}
+    for row in rows:
+        values = [
+            np.nan if row[name] is None else row[name] for name in ("rho_n11", "rho_n7", "rho_n3", "rho_n")
+        ]
+        line = "o-" if row["network"] == "resnet18" else "s--"
+        label = f"{'ResNet-18' if row['network'] == 'resnet18' else 'WRN-34-10'}, {row['dataset']}"
+        axis.plot(range(4), values, line, ms=4, color=COLORS[colours[row["dataset"]]], label=label)
+        axis.axhline(row["cap"], color=COLORS[colours[row["dataset"]]], ls=":", lw=1)
+    axis.set_xticks(range(4), list(_FOUR))
+    axis.set(title="printed: estimates", ylabel="bits", ylim=(0, 10.5))
+    axis.legend(fontsize="x-small")
+
+
+def draw_four_layers(axis: Axes, outcome: Outcome, n_fb: int, colour: str, label: str) -> None:
+    """The excess of the same four layers after the last epoch: mean and range over trials."""
+    values = excess(outcome.trajectories(n_fb), -1)[:, list(_FOUR.values())]
+    axis.plot(range(4), values.mean(0), "o-", ms=4, color=COLORS[colour], label=label)
+    axis.fill_between(range(4), values.min(0), values.max(0), color=COLORS[colour], alpha=0.2, lw=0)
+    axis.set_xticks(range(4), list(_FOUR))
+
+
+def draw_epochs(axis: Axes, outcome: Outcome, n_fb: int) -> None:
+    """The dependence of four layers over the epochs of fine-tuning, with its shuffled control (dotted)."""
+    trials = outcome.trajectories(n_fb)
+    epochs = [m.epoch for m in trials[0]]
+    for (name, layer), colour in zip(_FOUR.items(), ("attacked", "control", "robust", "ours"), strict=True):
+        for kind, line in (("dependence_bits", "o-"), ("control_bits", ":")):
+            mean = np.mean([[getattr(m, kind)[layer] for m in trial] for trial in trials], axis=0)
+            label = name if kind == "dependence_bits" else None
+            axis.plot(epochs, mean, line, ms=3, color=COLORS[colour], label=label)
+    axis.set(title="ours: estimates by epoch (CIFAR-10)", xlabel="epoch of fine-tuning $f_b$", ylim=(0, None))
+    axis.legend(title="layer", fontsize="x-small", ncols=2)
+
+
+def draw_seeds(axis: Axes, by_pair: Mapping[str, np.ndarray], title: str) -> None:
+    """One curve for each pair of networks: mean and range over its trials, from [trials, layers]."""
+    colours = ("ours", "robust", "control", "other", "clean")
+    for (name, values), colour in zip(by_pair.items(), colours, strict=False):
+        draw_band(axis, values, name, colour)
+    axis.set_title(title)

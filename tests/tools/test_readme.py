@@ -18,8 +18,9 @@ def _tool():
 
 def test_the_table_is_made_from_the_committed_results(monkeypatch):
     monkeypatch.delenv("SEMIROBUST_RESULTS", raising=False)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert _tool().render(text) == text, "run python tools/readme.py"
+    tool, text = _tool(), (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tool.render(text) == text, "run python -m tools.readme"
+    assert tool.full_tables() == tool.TABLES.read_text(encoding="utf-8"), "run python -m tools.readme"
 
 
 def test_every_file_it_names_is_there():
