@@ -23,6 +23,8 @@
 profile = "quick"
 
 # %%
+from itertools import product
+
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
 
@@ -39,15 +41,13 @@ rows = tables.side_by_side(PROFILES, ["autoattack"], readings=["sound"])
 long = controls.long_rows(["autoattack"])
 
 # %%
-cifar = [row for row in rows if row["n_fb"] != 8 and "independent" not in row["network"]]
-groups = []
-for source in ("printed", "ours"):
-    for dataset in ("cifar10", "cifar100", "digits"):
-        for network in ("resnet18", "wide"):
-            own = [r for r in cifar if r["source"].startswith(source) and r["dataset"] == dataset]
-            own = [row for row in own if row["network"].startswith(network)]
-            if own:
-                groups.append((f"{source}\n{'WRN-34' if network == 'wide' else 'ResNet-18'}\n{dataset}", own))
+names, groups = {"resnet18": "ResNet-18", "wide": "WRN-34"}, []
+for dataset, network, source in product(("cifar10", "cifar100", "digits"), names, ("printed", "ours")):
+    own = [row for row in rows if row["n_fb"] != 8 and "independent" not in row["network"]]
+    own = [row for row in own if row["source"].startswith(source) and row["network"].startswith(network)]
+    own = [row for row in own if row["dataset"] == dataset and ", seed" not in row["network"]]
+    if own:
+        groups.append((f"{names[network]}\n{dataset}\n{source}", own))
 fig, axis = plt.subplots(figsize=(10.4, 3.8), layout="constrained")
 draw.draw_rows(axis, groups)
 figures.save_figure(

@@ -54,7 +54,7 @@ def full_tables() -> str:
         "# Tables 1 and 3 of arXiv 2307.03803, printed and ours, with every column",
         "Made by `python -m tools.readme` from the stored results. Accuracies in per cent; dependence in "
         "bits, with that of pairs shuffled within their class in brackets. *printed reading*: the test set "
-        "decides when a trial stops, the best one is reported. *sound reading*: held-out images decide, and the "
+        "decides when a trial stops, the best one is reported. *sound reading*: held-out images decide; the "
         "interval is that of the paired difference on the same test images, or of the mean over pairs of "
         "networks.",
     ]

@@ -46,7 +46,7 @@ def draw_controls(axis: Axes, rows: Sequence[Mapping[str, Any]], n_fb: int) -> N
         axis.bar(place, float(np.mean(after)), 0.6, color=COLORS[colour], alpha=0.75)
         spots = place + 0.06 * (np.arange(len(own)) - (len(own) - 1) / 2)
         axis.plot(spots, after, "o", ms=3, color="black")
-        axis.plot([place - 0.3, place + 0.3], [float(np.mean(before))] * 2, color="black", lw=1.5)
+        axis.plot([place - 0.3, place + 0.3], [float(np.mean(before))] * 2, "-", color="black", lw=1.5)
     star = float(np.mean([row["acc_star"] for row in chosen]))
     axis.axhline(star, color=COLORS["robust"], ls="--")
     axis.annotate("$Acc^*$", (3.45, star), ha="right", va="bottom")
@@ -119,7 +119,7 @@ def draw_rows(axis: Axes, groups: Sequence[tuple[str, Sequence[Mapping[str, Any]
     for title, rows in groups:
         for row in rows:
             colour = COLORS["printed" if row["source"].startswith("printed") else "ours"]
-            axis.plot([place - 0.35, place + 0.35], [row["acc_star"]] * 2, color=COLORS["robust"], lw=2)
+            axis.plot([place - 0.35, place + 0.35], [row["acc_star"]] * 2, "-", color=COLORS["robust"], lw=2)
             axis.plot(place, row["acc_sr"], "o", ms=5, mfc="none", color=colour)
             axis.plot(place, row["acc_tilde"], "o", ms=5, color=colour)
             axis.annotate(
