@@ -15,8 +15,10 @@
 # # Definition 1: a robust correlation is a number only for readouts of bounded size
 #
 # Definition 1 calls a subnetwork $\gamma_j$-semirobust if some readout of it keeps a correlation of at least
-# $\gamma_j$ with the label under attack. Nothing in it bounds the readout, so its $\gamma_j$ can be
-# multiplied by any constant; with $|G|\le1$ the best $\gamma_j$ becomes a number between 0 and 1 that is
+# $\gamma_j$ with the label under attack. It does not bound the readout, so its $\gamma_j$ can be multiplied by
+# any constant. (Read as in reference [22] of the paper, with features of zero mean and unit variance, it is a
+# number; but then growth at $\delta=0$ is at most $1-\mathbb E[yG_{j-1}]$, below 2, so that assumption A2 of
+# Theorem 2 fails unless $G_{j-1}=-y$.) With $|G|\le1$ the best $\gamma_j$ becomes a number between 0 and 1 that is
 # computed exactly on finite models, as one minus twice a minimum vertex cover. On trained networks it can
 # only be bracketed, one probe at a time, between a certificate and an attack.
 

@@ -16,9 +16,9 @@
 #
 # The lemma says that a layer which depends strongly on a semirobust layer is semirobust itself. This notebook
 # reads its hypotheses in the two possible ways: with constant shifts the lemma is false, on a model of four
-# points; with all attacks it is true, but the hypothesis about dependence is never used. It then runs each
-# step of the proof on the smallest model that breaks it, proves what remains in five lines, and measures the
-# same quantities at the last layer of trained networks.
+# points; with all attacks it is true, but dependence only weakens the claim: B2 alone gives more. It then
+# runs each step of the proof on the smallest model that breaks it, proves what remains in five lines, and
+# measures the same quantities at the last layer of trained networks.
 
 # %% tags=["parameters"]
 profile = "quick"
@@ -64,8 +64,8 @@ paths.check_profile(profile)
 # So B2 demands a growth of correlation of at least $1+e^\rho\ge2$: **the stronger the dependence of B1, the
 # harder B2**. For a layer $h=\varphi(g)$ on finitely many values, $r=1/p(h\mid y)$, so that $I=H(h\mid y)$
 # and $\mathbb E[r]=\sum_y\pi(y)\,|\mathrm{supp}(h\mid y)|$; for a continuous output of a deterministic layer
-# $I=\infty$ and no $U$ exists. And for $y\to g\to h$, $I(g;h\mid y)=I(g;h)-I(y;h)$: what B1 counts is what
-# $h$ keeps *besides* the label.
+# $I=\infty$ and no $U$ exists. And for $y\to g\to h$, $I(g;h\mid y)=I(g;h)-I(y;h)$: the
+# dependence in B1 is what $h$ keeps of $g$ *besides* the label.
 
 
 # %%
@@ -221,7 +221,7 @@ print(
 )
 
 # %% [markdown]
-# ## All attack maps (R2): true, and B1 is not used
+# ## All attack maps (R2): true, and B2 alone gives more
 #
 # $x=(y,b,c)$ uniform, the adversary may flip $c$, $G_{n-1}(g)=y$. With $h=y\,(4+b/2)$ both hypotheses hold
 # and so does the claim. With $h=2y$ B2 fails, $h$ keeps nothing besides the label ($\rho=0$), and the layer
@@ -340,8 +340,10 @@ plt.show()
 # * Robustness of a layer follows from that of the layer before it **plus the growth of correlation under the
 #   worst attack**: no more, and no dependence is needed. (The best normalised correlation never grows from
 #   one layer to the next.)
-# * The hypothesis B1 is never used. Worse, a larger $\rho$ makes B2 harder: growth $\ge1+e^\rho$. A layer
-#   that keeps only the label has $\rho=0$ and can be perfectly robust.
+# * B2 alone gives $\gamma_{n-1}+1+U$, and $U\ge e^I$. B1, $I\ge\rho$, is what makes the printed claim
+#   $\gamma_{n-1}+\rho$ follow from it: the weaker claim. (Without B1, $\rho$ is free and the claim is false.) And a
+#   larger $\rho$ makes B2 harder: growth $\ge1+e^\rho$. A layer that keeps only the label has $\rho=0$ and can
+#   be perfectly robust.
 # * A hypothesis about constant shifts says nothing about an adversary who looks at the image. An average over
 #   one attack per network, as in a table of $\rho$, is weaker still.
 #

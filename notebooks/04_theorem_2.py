@@ -55,6 +55,8 @@ paths.check_profile(profile)
 # **Theorem 2 (as printed).** Let $f_a=F^{(a)}$ be $\gamma_a$-semirobust and let for $j=a+1,\dots,n$, with
 # $Z_j$ the value of layer $j$ and $G_j$ a readout of it,
 #
+# (Equation (3) defines the dependence with a general divergence $g$; from there on Shannon's is meant.)
+#
 # * **A1** (5): $\sum_y\pi(y)\,I(Z_{j-1};Z_j\mid y)\ge\rho_j$, and
 # * **A2**: there is a $U_j$ with $\mathbb E[r_j]\le U_j$ and
 #   $\mathbb E[y\,(G_j\circ Z_j-G_{j-1}\circ Z_{j-1})]\ge1+U_j$ for all $\delta$, where $r_j$ is the density
@@ -163,7 +165,8 @@ for j in (2, 3):
 #
 # A2 at every layer takes the correlation from at least $\gamma_a$ to at least
 # $\gamma_a+\sum_j(1+U_j)\ge\gamma_a+\sum_j(1+2^{\rho_j})$ ($\rho_j$ in bits, the unit of the estimator; in
-# nats the demand would be larger). With the $\rho_j$ of the paper's Table 1, $\gamma_a=0$ and *only the
+# nats the demand would be larger). The printed $\rho_j$ are taken at face value here, though most of such a
+# number is there for shuffled pairs too ([notebook 08](08_edge.ipynb)). With those of the paper's Table 1, $\gamma_a=0$ and *only the
 # layers that it reports*, a bound $|G_n|\le B$ needs $B$ of at least:
 
 # %%

@@ -15,8 +15,9 @@
 # # Performance difference: close weights mean close outputs only through all later layers
 #
 # Section 2.2 bounds what (f_a*, f_b~) loses against (f_a*, f_b*) by the distance of their weights. This
-# notebook shows with the smallest examples where its inequalities (11) to (17) fail, proves what holds
-# instead, and measures both on trained networks. The message: the correct bound multiplies the distance by
+# notebook shows with the smallest examples where its inequalities (11) to (17) fail (for one layer that is
+# 1-Lipschitz (15) holds, and on the way to a fine-tuned network it is violated on no image), proves what
+# holds instead, and measures both on trained networks. The message: the correct bound multiplies the distance by
 # the norms of all later layers; it is exact for an $f_b$ of one layer and says nothing for one of twelve.
 
 # %% tags=["parameters"]

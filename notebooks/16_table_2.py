@@ -236,10 +236,11 @@ print("\n".join(notes) or "none")
 #
 # * A linear map of the layers of a robust network predicts nearly what the network predicts, on new images too. That part of the claim holds.
 # * It is not as robust. Attacked itself, it loses many times what it loses in the printed cell, and the fewer layers it reads the more.
-# * That $\widetilde{Acc}$ rises above $Acc^*$ under AutoAttack is a matter of where AutoAttack stops, and in part of the leak (few
-#   batches); PGD with the same rule to end shows it too, and PGD without does not.
+# * That $\widetilde{Acc}$ rises above $Acc^*$ under AutoAttack comes in part from where AutoAttack stops, and in part from the leak (few
+#   batches). PGD with the same rule to end shows a part of the gain, and PGD without it none; the rest of the printed +14.4 points is open.
 #
-# Not settled here: training $\lambda$ adversarially might give a robust readout; Algorithm 2 does not.
+# Not settled here: training $\lambda$ adversarially might give a robust readout; Algorithm 2 does not. Nor do least-squares weights that
+# fail show that there are none: Definition 1 asks for existence.
 #
 # ## Change one number and run again
 #

@@ -36,7 +36,7 @@ class LineageConfig:
     seed: int = 0
 
 
-_RATES, _EPOCHS = (0.005, 0.02, 0.1, 0.2), (2, 5, 20, 40)  # the plain pair of digits: 0.05 and 10 epochs
+_RATES, _EPOCHS = (0.005, 0.02, 0.1, 0.2), (2, 5, 10, 20)  # the plain pair of digits: 0.05 and 40 epochs
 _CIFAR_RATES = (0.005, 0.02, 0.05, 0.15)
 
 
@@ -51,7 +51,7 @@ def plans(profile: str) -> list[LineageConfig]:
     for seed in range(5):
         plain = known[f"digits-seed{seed}"]
         pairs += [plain, known[f"digits-independent-seed{seed}"]]
-        pairs += [_changed(plain, lr=rate) for rate in _RATES]
+        pairs += [_changed(plain, lr=rate, epochs=10) for rate in _RATES]
         pairs += [_changed(plain, epochs=epochs) for epochs in _EPOCHS]
     made = [LineageConfig(pair, (4, 8, 12), 400) for pair in pairs]
     full = known["cifar10-seed0"]

@@ -97,11 +97,11 @@ _RESNET = {"model": "resnet18", "holdout": 2000}
 
 
 def _digits(seed: int, model: str = "resnet18", width: int = 8) -> Pair:
-    """Narrow networks on digits: 10 epochs on clean images, then 10 against PGD-10."""
+    """Narrow networks on digits: 10 epochs on clean images, then 40 against PGD-10."""
     return pair(
         training.short(10, lr=0.2, batch_size=128, augment=False, seed=seed),
         PGD(0.1, 0.025, 10),
-        adversarial=training.short(10, lr=0.05, batch_size=128, augment=False, seed=seed),
+        adversarial=training.short(40, lr=0.05, batch_size=128, augment=False, seed=seed),
         model=model,
         width=width,
         seed=seed,
