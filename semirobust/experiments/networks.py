@@ -238,7 +238,7 @@ def trained(
     model = build(config)
     name = COMMITTED.get(runs.config_hash(config))
     if name is not None and name in runs.committed_weights():
-        state, meta = runs.reference_weights(name), {"weights": name}
+        state, meta = runs.reference_weights(name, config), {"weights": name}
     else:
         state, meta = runs.network(config, partial(_train, say=say))
         if name is not None:  # what is measured on it holds for the rounded weights that are committed

@@ -241,11 +241,12 @@ def committed_weights() -> dict[str, str]:
     return {line[1].lstrip("*").removesuffix(".safetensors"): line[0] for line in lines if len(line) == 2}
 
 
-def reference_weights(name: str) -> dict[str, Tensor]:
+def reference_weights(name: str, config: Any = None) -> dict[str, Tensor]:
     """The float32 state dict of a committed network, ``weights/NAME.safetensors`` (stored in half precision).
 
     Raises ValueError for a name that is not listed in ``weights/SHA256SUMS``, FileNotFoundError
-    if a listed file is missing, and CorruptFile if its checksum differs.
+    if a listed file is missing, and CorruptFile if its checksum differs, or if it was trained by another
+    configuration than ``config`` (None: not compared).
     """
     listed = committed_weights()
     if name not in listed:
@@ -255,5 +256,8 @@ def reference_weights(name: str) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path} is missing: {_REPAIR}")
     if storage.sha256(path) != listed[name]:
         raise storage.CorruptFile(path, "its sha256 is not the one in SHA256SUMS", _REPAIR)
-    tensors, _ = storage.load_tensors(path)
+    tensors, meta = storage.load_tensors(path)
+    if config is not None and meta.get("config") != canonical(config):
+        remedy = "train it by its new configuration, and write it with python -m tools.weights"
+        raise storage.CorruptFile(path, "it was trained by another configuration", remedy)
     return {key: t.float() if t.is_floating_point() else t for key, t in tensors.items()}

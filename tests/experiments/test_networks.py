@@ -3,6 +3,8 @@ results say."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,3 +65,12 @@ def test_the_committed_network_has_the_verdicts_that_are_stored(monkeypatch):
         found = attacks.evaluate(model, test.images, test.labels, attack, eps=8 / 255, seed=0)
         stored = verdicts.verdicts(outcome.star(attack))[:500]
         assert (found.correct.numpy() != stored).mean() <= 0.01  # sums in another order
+
+
+def test_weights_of_another_configuration_are_not_used(monkeypatch):
+    pair = networks.PAIRS["quick"]["digits"]
+    other = replace(pair.robust, holdout=100)
+    name = networks.COMMITTED[runs.config_hash(pair.robust)]
+    monkeypatch.setitem(networks.COMMITTED, runs.config_hash(other), name)
+    with pytest.raises(runs.CorruptFile, match="another configuration"):
+        networks.trained(other)
