@@ -43,14 +43,16 @@ def test_a_committed_network_is_what_its_name_says(name, monkeypatch):
         raise AssertionError("a committed network is trained again")
 
     monkeypatch.setattr(runs, "network", no_training)
-    monkeypatch.setattr(networks, "_load", lambda *args: _ShapeOnly())  # needs no data
+    monkeypatch.setattr(networks, "_load", lambda *args: _ShapeOnly(args[0]))  # needs no data
     model, how = networks.trained(config)
     assert how == {"weights": name} and not model.training
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
 class _ShapeOnly:
-    classes, shape = tuple(range(10)), (3, 32, 32)
+    def __init__(self, dataset):
+        self.classes = tuple(range(10))
+        self.shape = (1, 16, 16) if dataset == "digits" else (3, 32, 32)
 
 
 @pytest.mark.data("cifar10")
