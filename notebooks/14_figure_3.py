@@ -31,7 +31,7 @@ import numpy as np
 from IPython.display import Markdown
 from scipy import stats
 
-from semirobust import figures, paths, runs
+from semirobust import figures, paths, runs, statistics
 from semirobust.experiments import figure_1
 from semirobust.figures import algorithm_1 as draw
 
@@ -84,15 +84,6 @@ plt.show()
 
 
 # %%
-def holm(p_values):
-    """Holm's correction: adjusted p values in the same order."""
-    order = np.argsort(p_values)
-    scaled = np.maximum.accumulate(np.sort(p_values) * np.arange(len(p_values), 0, -1))
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(scaled, 1)
-    return adjusted
-
-
 rows = []
 for label, group in groups.items():
     for what, name in (("bits", "estimate"), ("excess", "excess")):
@@ -103,7 +94,7 @@ for label, group in groups.items():
         if row["trials"] > 1:
             row["within"] = np.mean([array.std(0, ddof=1).mean() for array in by_pair])
             found = [stats.f_oneway(*(array[:, j] for array in by_pair)).pvalue for j in range(12)]
-            row["layers"] = f"{int((holm(np.array(found)) < 0.05).sum())} of 12"
+            row["layers"] = f"{int((np.array(statistics.holm(found)) < 0.05).sum())} of 12"
         rows.append(row)
 names = {"data": "data", "what": "bits of", "pairs": "pairs", "trials": "trials of each"}
 names |= {"between": "SD of pairs", "within": "SD of trials", "layers": "layers where pairs differ"}

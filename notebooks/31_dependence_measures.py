@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # Which dependence predicts success? Several do; the learning rate alone does as well
+# # Which dependence predicts success? Several do; so does knowing which learning rates are good
 #
 # The paper asks (its first open question) which measure of dependence between layers tells whether
 # fine-tuning $f_b$ behind a robust $f_a^*$ succeeds. Here several measures are logged on every layer of
@@ -125,7 +125,7 @@ for n in (100, 1000):
 # A trial fine-tunes $f_b$ of 4 layers on a small set of digits by adversarial training. Trials differ in
 # their learning rate, drawn log-uniformly over three decades, and in the order of the images; an epoch is a
 # success if the
-# *validation* accuracy under PGD is within $k$ of the robust network's. The quick profile computes a few
+# *validation* accuracy under PGD is within $k$ of the robust network's ($k$ = 10 points; the paper prints none). The quick profile computes a few
 # trials; the reference profile has more of the same kind, stored.
 #
 # **How this came to be.** $k$ was fixed before any trial was measured. The range of rates and the number of

@@ -103,6 +103,31 @@ def control_rows(profile: str = "reference") -> list[dict[str, Any]]:
     return rows
 
 
+def dependence_points(n_fb: int, profile: str = "reference") -> list[dict[str, Any]]:
+    """PGD accuracy in per cent beside the mean excess of the dependence along f_b, in bits, of every network
+    of Algorithm 1 and its controls: one row each, the mean over trials at both ends of fine-tuning."""
+    points = []
+    for name in _CONTROLLED[profile]:
+        plan = algorithm_1.plan(profile, name)
+        outcome = algorithm_1.stored(plan, profile)
+        if outcome is None:
+            continue
+        for network, layers in outcome.baseline.metrics["dependence"].items():
+            found = [row["bits"] - row["control_bits"] for row in layers[-n_fb:]]
+            accuracy = 100 * outcome.baseline.metrics["accuracy"][network]["pgd"]["accuracy"]
+            points.append({"network": network, "accuracy": accuracy, "excess": float(np.mean(found))})
+        for f_a, f_b in (("robust", "standard"), *SWAPS):
+            for epoch, when in ((0, "before"), (-1, "after")):
+                rows = [record.metrics["epochs"][epoch] for record in _stored(plan, n_fb, f_a, f_b, profile)]
+                if rows:
+                    found = [np.subtract(row["dependence_bits"], row["control_bits"]).mean() for row in rows]
+                    accuracy = 100 * float(np.mean([row["test_accuracy"]["pgd"] for row in rows]))
+                    kind = f"{f_a} f_a, {f_b} f_b, {when}"
+                    points.append({"network": kind, "accuracy": accuracy, "excess": float(np.mean(found))})
+        points = [point | {"pair": point.get("pair", name)} for point in points]
+    return points
+
+
 def long_rows(attacks: Sequence[str], profile: str = "reference") -> list[dict[str, Any]]:
     """Rows of the tables for the stored long trials, at the epoch with the best validation accuracy."""
     rows = []

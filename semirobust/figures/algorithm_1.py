@@ -14,10 +14,10 @@ from semirobust.figures.style import COLORS
 ATTACKS = {"none": "clean", "fgsm": "FGSM", "pgd": "PGD-10", "autoattack": "AutoAttack"}
 #: (frozen f_a, start of f_b) -> label and colour
 SWAPS = {
-    ("robust", "standard"): ("Algorithm 1: robust $f_a^*$", "ours"),
-    ("robust", "random"): ("robust $f_a^*$, random $f_b$", "robust"),
-    ("standard", "standard"): ("standard $f_a$", "clean"),
-    ("random", "standard"): ("random $f_a$", "control"),
+    ("robust", "standard"): ("robust $f_a^*$\n(Algorithm 1)", "ours"),
+    ("robust", "random"): ("robust $f_a^*$,\nrandom $f_b$", "robust"),
+    ("standard", "standard"): ("standard\n$f_a$", "clean"),
+    ("random", "standard"): ("random\n$f_a$", "control"),
 }
 
 
@@ -50,7 +50,7 @@ def draw_controls(axis: Axes, rows: Sequence[Mapping[str, Any]], n_fb: int) -> N
     star = float(np.mean([row["acc_star"] for row in chosen]))
     axis.axhline(star, color=COLORS["robust"], ls="--")
     axis.annotate("$Acc^*$", (3.45, star), ha="right", va="bottom")
-    axis.set_xticks(range(len(SWAPS)), [label for label, _ in SWAPS.values()], rotation=20, ha="right")
+    axis.set_xticks(range(len(SWAPS)), [label for label, _ in SWAPS.values()], fontsize="small")
     axis.set(title=f"$f_b$ of {n_fb} layers", ylim=(0, 1.25 * star), xlim=(-0.5, 3.5))
 
 
@@ -92,6 +92,23 @@ def layer_ticks(axis: Axes, count: int) -> None:
     """Ticks n-11, ..., n for the later layers of ``count`` pairs."""
     axis.set_xticks(range(count), [f"n-{k}" if k else "n" for k in range(count - 1, -1, -1)])
     axis.set_xlabel("layer $j$ of the pair $(j-1, j)$; $n$ is the output")
+
+
+def draw_dissociation(axis: Axes, points: Sequence[Mapping[str, Any]]) -> None:
+    """Mean excess of the dependence against PGD accuracy, from `experiments.controls.dependence_points`; an
+    arrow is fine-tuning."""
+    found = {point["network"]: (point["accuracy"], point["excess"]) for point in points}
+    for network, colour in (("standard", "clean"), ("robust", "robust")):
+        axis.plot(*found[network], "s", ms=7, color=COLORS[colour], label=f"{network} network")
+    for (f_a, f_b), (label, colour) in SWAPS.items():
+        ends = [found.get(f"{f_a} f_a, {f_b} f_b, {when}") for when in ("before", "after")]
+        if ends[0] and ends[1]:
+            arrow = {"arrowstyle": "->", "color": COLORS[colour], "lw": 1.5}
+            axis.annotate("", ends[1], ends[0], arrowprops=arrow)
+            axis.plot(*ends[0], "o", ms=5, mfc="none", color=COLORS[colour])
+            axis.plot(*ends[1], "o", ms=5, color=COLORS[colour], label=label.replace("\n", " "))
+    axis.set(xlabel="accuracy under PGD-10 (%)", ylabel="mean excess along $f_b$ (bits)", ylim=(0, None))
+    axis.legend(fontsize="x-small")
 
 
 def draw_lineage(axis: Axes, points: Iterable[Mapping[str, Any]], distance: str, n_fb: int) -> None:
