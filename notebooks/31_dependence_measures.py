@@ -124,9 +124,9 @@ for n in (100, 1000):
 #
 # A trial fine-tunes $f_b$ of 4 layers on a small set of digits by adversarial training. Trials differ in
 # their learning rate, drawn log-uniformly over three decades, and in the order of the images; an epoch is a
-# success if the
-# *validation* accuracy under PGD is within $k$ of the robust network's ($k$ = 10 points; the paper prints none). The quick profile computes a few
-# trials; the reference profile has more of the same kind, stored.
+# success if the *validation* accuracy under PGD is within $k$ = 10 points of the robust network's (the paper
+# prints no $k$). The quick profile computes a few trials; the reference profile has more of the same kind,
+# stored.
 #
 # **How this came to be.** $k$ was fixed before any trial was measured. The range of rates and the number of
 # images were changed after a first run. The epochs were later cut from three to two, for time. In sets of 8
