@@ -195,9 +195,9 @@ COMMITTED: dict[str, str] = {
 
 
 def test_images(config: NetworkConfig, limit: int | None = None) -> data.Images:
-    """The first ``limit`` test images of the network's data set."""
+    """The first ``limit`` test images of the network's data set, or all where there are fewer."""
     images = _load(config.dataset, "test", config.size)
-    return images.subset(range(limit)) if limit else images
+    return images.subset(range(min(limit, len(images)))) if limit else images
 
 
 def training_images(config: NetworkConfig) -> data.Images:
