@@ -10,11 +10,9 @@ each class by a constant, so that the laws stay Gaussian. Information is in nats
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.integrate import quad
 from scipy.special import ndtr
 
@@ -106,42 +104,6 @@ class GaussianChain:
         return variance / self.noises[j - 1] if self.noises[j - 1] else math.inf
 
 
-@dataclass(frozen=True)
-class GaussianPlane:
-    """X | y ~ N(y mean, variance I) in any dimension, attacked in an l2 ball; a layer projects on a
-    direction.
-
-    mean: [d]; radius: of the ball, 0 or more; variance: positive.
-    """
-
-    mean: tuple[float, ...]
-    radius: float
-    variance: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
-        _not_negative(radius=self.radius)
-        if not self.mean or not all(math.isfinite(m) for m in self.mean):
-            raise ValueError(f"mean is {self.mean}; give one finite number per coordinate")
-        if not 0 < self.variance < math.inf:
-            raise ValueError(f"variance is {self.variance!r}; it must be positive and finite")
-
-    def gamma_star(self, direction: Sequence[float] | npt.NDArray[np.float64]) -> float:
-        """Gamma* of the layer <direction, x>: 2 Phi((|<v, mean>| - radius)_+ / sigma) - 1, v of length 1."""
-        return _correlation(self._margin(direction))
-
-    def cross_entropy(self, direction: Sequence[float] | npt.NDArray[np.float64]) -> float:
-        """CE* of the layer <direction, x>, in nats."""
-        return _label_entropy(self._margin(direction))
-
-    def _margin(self, direction: Sequence[float] | npt.NDArray[np.float64]) -> float:
-        v = np.asarray(direction, dtype=float)
-        if v.shape != (len(self.mean),) or not np.isfinite(v).all() or not v.any():
-            raise ValueError(f"direction is {direction!r}; give {len(self.mean)} finite numbers, not all 0")
-        along = abs(float(v @ np.array(self.mean))) / float(np.linalg.norm(v))
-        return max(0.0, along - self.radius) / math.sqrt(self.variance)
-
-
 def _correlation(margin: float) -> float:
     """2 Phi(margin) - 1 of classes N(+-margin, 1)."""
     return math.erf(margin / math.sqrt(2))
@@ -169,5 +131,3 @@ def _not_negative(**numbers: float) -> None:
 
 #: three layers; Gamma* = 0.683, 0.520, 0.436 while G = s z with s = 1, 4, 8 meets A2
 GAUSS = GaussianChain(mean=1.5, radius=0.5, noises=(1.0, 1.0, 1.0))
-#: the best direction is that of the mean; (-0.6, 0.8) sees no class at all
-GAUSS_PLANE = GaussianPlane(mean=(1.2, 0.9), radius=0.5)

@@ -21,7 +21,7 @@ exact to the last digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -134,22 +134,6 @@ def _ratios(joint: Joint) -> list[tuple[Fraction, Fraction]]:
 def _log(value: Fraction) -> float:
     """ln of a positive rational of any size, exact at 1."""
     return math.log(value.numerator) - math.log(value.denominator) if value != 1 else 0.0
-
-
-def joint_from_map(
-    inputs: Mapping[tuple[Any, Any], Fraction], layer: Mapping[Any, Hashable] | Callable[[Any], Hashable]
-) -> dict[tuple[Any, Any, Any], Fraction]:
-    """The joint law of (g, h, y) for a deterministic layer h = layer(g).
-
-    inputs: the law {(g, y): mass}. layer: a dict or a function. Raises ``ValueError`` where a dict has no
-    value for some g, and the errors of ``checked_joint``.
-    """
-    found: dict[tuple[Any, Any, Any], Fraction] = {}
-    for (g, y), mass in checked_law(inputs).items():
-        if isinstance(layer, Mapping) and g not in layer:
-            raise ValueError(f"the layer has no value for {g!r}; give it one for every g of positive mass")
-        found[g, layer[g] if isinstance(layer, Mapping) else layer(g), y] = mass
-    return found
 
 
 def joint_from_channel(

@@ -11,9 +11,6 @@ be read in two ways:
 * ``sound``: accuracy on a *validation* part of the training set stops a trial and chooses the epoch that
   counts; the test set is only used to report.
 
-``predicts_success`` answers a question that the algorithm leaves open: does dependence tell success from
-failure?
-
 Departures from the paper's text:
 1. A trial that the paper would stop early runs on; the epochs after its stop are logged, and ignored by both
    readings.
@@ -27,8 +24,6 @@ Departures from the paper's text:
 from __future__ import annotations
 
 import copy
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +35,6 @@ from torch import nn
 
 from semirobust.data import Images
 from semirobust.layers import Split
-from semirobust.statistics import auc
 from semirobust.training import loop, recipe
 
 
@@ -204,77 +198,6 @@ def _first(trial: Trial, reached: Callable[[Measurement], bool]) -> int | None:
 
 def _at(trial: Trial, epoch: int) -> Measurement:
     return next(m for m in trial if m.epoch == epoch)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """How well a dependence tells success from failure.
-
-    AUCs are in [0, 1] (1/2: not at all); None where undefined.
-
-    ``pooled``: over all logged epochs of all trials, the common start counted once. It only describes, and is
-    no test: both dependence and accuracy drift while f_b is trained, so any drift "predicts" success.
-    ``within``: over pairs of trials at the *same* epoch of which exactly one is a success. This removes the
-    drift.
-    ``p_value``: of ``within``, over ``permutations`` reassignments of the trials' successes to the trials;
-    with T trials it cannot be below 1 / T!.
-    """
-
-    pooled: float | None
-    within: float | None
-    p_value: float | None
-    successes: int
-    failures: int
-    permutations: int
-
-
-def predicts_success(
-    trials: Sequence[Trial],
-    acc_star_validation: float,
-    layer: int,
-    *,
-    k: float = 0.0,
-    permutations: int = 999,
-    seed: int = 0,
-) -> Prediction:
-    """How well the dependence of pair ``layer`` (an index into ``dependence_bits``) predicts success.
-
-    A success at an epoch is Acc*_val - Acc_val <= k, on validation images. All permutations of the trials are
-    used if there are at most ``permutations``; else that many random ones and the identity. Raises
-    ``ValueError`` for trials of different lengths or no trial.
-    """
-    if not trials or len({len(trial) for trial in trials}) != 1:
-        raise ValueError("trials of one and the same number of epochs are needed")
-    bits = np.array([[m.dependence_bits[layer] for m in trial] for trial in trials])  # [T, 1 + E]
-    success = np.array(
-        [[reaches(m.validation_accuracy, acc_star_validation, k) for m in trial] for trial in trials]
-    )
-    joined = np.concatenate([bits[:1, 0], bits[:, 1:].ravel()])
-    outcomes = np.concatenate([success[:1, 0], success[:, 1:].ravel()])
-    wins, losses = int(outcomes.sum()), int((~outcomes).sum())
-    pooled = auc(joined, outcomes) if wins and losses else None
-    observed = _within(bits[:, 1:], success[:, 1:])
-    if observed is None:
-        return Prediction(pooled, None, None, wins, losses, 0)
-    if math.factorial(len(trials)) <= permutations:
-        orders = [list(order) for order in itertools.permutations(range(len(trials)))]
-    else:
-        rng = np.random.default_rng(seed)
-        draws = (rng.permutation(len(trials)).tolist() for _ in range(permutations))
-        orders = [list(range(len(trials))), *draws]
-    null = [_within(bits[:, 1:], success[order, 1:]) for order in orders]
-    extreme = sum(value is not None and abs(value - 0.5) >= abs(observed - 0.5) - 1e-12 for value in null)
-    return Prediction(pooled, observed, extreme / len(orders), wins, losses, len(orders))
-
-
-def _within(bits: np.ndarray, success: np.ndarray) -> float | None:
-    """Share of (success, failure) pairs of trials at the same epoch where the success has more dependence."""
-    above = total = 0.0
-    for scores, won in zip(bits.T, success.T, strict=True):  # one epoch: [T]
-        difference = scores[won][:, None] - scores[~won][None, :]
-        above += float((difference > 0).sum() + 0.5 * (difference == 0).sum())
-        total += difference.size
-    return above / total if total else None
 
 
 def as_measurements(rows: Sequence[Mapping[str, Any]]) -> list[Measurement]:

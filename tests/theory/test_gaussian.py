@@ -13,9 +13,7 @@ from scipy.stats import multivariate_normal, norm
 
 from semirobust.theory import GAUSS
 from semirobust.theory.gaussian import (
-    GAUSS_PLANE,
     GaussianChain,
-    GaussianPlane,
     gaussian_density_ratio,
     gaussian_information,
 )
@@ -136,21 +134,6 @@ def test_linear_readouts_scale() -> None:
     assert all(GAUSS.linear_correlation(2.0) <= GAUSS.linear_correlation(2.0, s) for s in (-0.5, 0.1, 0.5))
 
 
-@quick
-@given(st.floats(0, 2 * math.pi), st.floats(0.1, 5), st.floats(0.1, 4))
-def test_no_direction_beats_that_of_the_mean(angle: float, length: float, variance: float) -> None:
-    plane = GaussianPlane(mean=(1.2, 0.9), radius=0.5, variance=variance)
-    v = np.array([math.cos(angle), math.sin(angle)])
-    assert plane.gamma_star(v) == pytest.approx(plane.gamma_star(length * v), abs=1e-12)
-    assert plane.gamma_star(v) <= plane.gamma_star(plane.mean) + 1e-12
-    assert plane.cross_entropy(v) >= plane.cross_entropy(plane.mean) - 1e-12
-
-
-def test_plane_and_chain_agree_along_the_mean() -> None:
-    assert GAUSS_PLANE.gamma_star((4.0, 3.0)) == pytest.approx(GAUSS.gamma_star(1), abs=1e-15)
-    assert GAUSS_PLANE.cross_entropy((1.2, 0.9)) == pytest.approx(GAUSS.cross_entropy(1), abs=1e-14)
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -178,10 +161,3 @@ def test_other_bad_input() -> None:
     for r in (1.1, math.nan):
         with pytest.raises(ValueError, match=r"lies in \[-1, 1\]"):
             gaussian_information(r)
-    for direction in ((0.0, 0.0), (1.0,), (math.nan, 1.0)):
-        with pytest.raises(ValueError, match="give 2 finite numbers, not all 0"):
-            GAUSS_PLANE.gamma_star(direction)
-    with pytest.raises(ValueError, match="one finite number per coordinate"):
-        GaussianPlane(mean=(), radius=0.5)
-    with pytest.raises(ValueError, match="it must be positive and finite"):
-        GaussianPlane(mean=(1.0,), radius=0.5, variance=0.0)

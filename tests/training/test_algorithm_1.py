@@ -87,45 +87,6 @@ def test_auc_is_the_probability_that_a_success_scores_higher(points):
     assert statistics.auc(scores, success) == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
-def test_dependence_that_goes_with_success_among_trials_predicts_it():
-    patterns = [[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1]]
-    trials = [make(p, bits=[(sum(p), 0.0)] * 4) for p in patterns]
-    found = training.algorithm_1.predicts_success(trials, 0.5, 0)
-    assert found.within == 1.0
-    assert found.permutations == 120
-    assert found.p_value < 0.1
-    assert (found.successes, found.failures) == (7, 9)  # the common start counts once
-    constant = training.algorithm_1.predicts_success(trials, 0.5, 1)
-    assert (constant.pooled, constant.within, constant.p_value) == (0.5, 0.5, 1.0)
-
-
-def test_nothing_to_compare_is_said_so():
-    trials = [make([0, 0, 1, 1]), make([0, 0, 1, 1])]
-    found = training.algorithm_1.predicts_success(trials, 0.5, 0)
-    assert found.pooled is not None and found.within is None and found.p_value is None
-    assert training.algorithm_1.predicts_success(trials, 2.0, 0).pooled is None
-
-
-@pytest.mark.parametrize("null", ["drift", "walk", "noise"])
-def test_p_values_are_valid_where_dependence_has_nothing_to_do_with_success(null):
-    """Drift and random walks are what dependence does while a network is trained."""
-    rng = np.random.default_rng(0)
-    values = []
-    for _ in range(300):
-        steps = {
-            "drift": np.full((5, 8), 0.1),
-            "walk": rng.standard_normal((5, 8)),
-            "noise": np.zeros((5, 8)),
-        }[null]
-        bits = steps.cumsum(1) + 0.01 * rng.standard_normal((5, 8))
-        accuracy = (0.12 * np.ones((5, 8)) + 0.1 * rng.standard_normal((5, 8))).cumsum(1)
-        trials = [make(list(a), bits=[(b, b) for b in row]) for a, row in zip(accuracy, bits, strict=True)]
-        found = training.algorithm_1.predicts_success(trials, 0.5, 0)
-        values.append(1.0 if found.p_value is None else found.p_value)
-    for level in (0.05, 0.1, 0.2):
-        assert np.mean(np.array(values) <= level) <= level + 3 * np.sqrt(level * (1 - level) / 300)
-
-
 def test_paired_difference():
     mean, low, high = statistics.paired_difference(
         np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 0, 0], bool)
@@ -151,8 +112,6 @@ def test_readings_of_nothing_are_refused():
         training.algorithm_1.sound([make([0.1])], 0.5, "pgd")
     with pytest.raises(ValueError, match="measured: pgd"):
         training.algorithm_1.printed([make([0.1, 0.2])], 0.5, "square")
-    with pytest.raises(ValueError, match="same number of epochs"):
-        training.algorithm_1.predicts_success([make([0.1, 0.2]), make([0.1])], 0.5, 0)
 
 
 @pytest.fixture(scope="module")
