@@ -54,6 +54,8 @@ network = LinearConnectivity({(i, j): 1 for j in (2, 3, 4) for i in range(1, j)}
 for path in network.paths(1):
     print(" -> ".join(map(str, path)))
 print(f"{len(network.paths(1))} paths; M_1 = {network.transfer()[1].item()}")
+layer_by_layer = network.unroll({1: [[3]]})[4].item()  # f_a(x) = 3, then every layer in turn
+print(f"with f_a(x) = 3 the output is {layer_by_layer}, layer by layer and through M_1")
 
 
 # %%
@@ -251,6 +253,8 @@ plt.show()
 # ## Checks
 
 # %%
+assert layer_by_layer == 3 * network.transfer()[1].item()
+print("the sum over paths is the network, layer by layer: ok")
 assert [value / half for value in truth] == [path_count(m).exact for m in range(len(truth))]
 print("all connections 1: the factor is the number of paths, exactly: ok")
 assert (output(1, 1, -1), output(1, -2, 1)) == (0, Fraction(-3, 2)) and output(1, 1, -1) < stated

@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-from semirobust import figures, paths, runs
+from semirobust import dependence, figures, layers, paths, runs
 from semirobust.dependence import Gaussian, SymmetricChannel
 from semirobust.edge import cell_information, edge, reference
 from semirobust.experiments import known_truths, saturation
@@ -332,6 +332,22 @@ for name, options in {"paper's settings": {}, "own defaults": OWN}.items():
         f"{name:16s}: {edge(a, b, **options).bits:.2f} bits, shuffled {edge(a, shuffled, **options).bits:.2f}"
     )
 print(f"{'truth':16s}: {Gaussian(d, r).bits:.2f} bits; log2 n = {np.log2(n):.2f}")
+
+# %% [markdown]
+# ## On your own data
+#
+# `class_conditional_arrays` takes two arrays and labels; `excess_interval` adds an interval to the excess over
+# shuffled pairs; `edge_batches` takes batches, for outputs that are too large to hold.
+
+# %%
+labels = np.random.default_rng(5).integers(0, 2, n)
+shifted = a + labels[:, None]
+found = dependence.class_conditional_arrays(shifted, b, labels)
+print(f"given the class: {found.bits:.2f} bits, shuffled {found.control_bits:.2f}, cap {found.cap_bits:.2f}")
+interval = dependence.excess_interval(dependence.MEASURES["edge"], shifted, b, labels=labels, replicates=20)
+print(f"its excess: {interval.value:.2f} bits, 95 % interval [{interval.low:.2f}, {interval.high:.2f}]")
+batches = [(a[first : first + 250], b[first : first + 250]) for first in range(0, n, 250)]
+print(f"from batches: {layers.edge_batches(batches).bits:.2f} bits, at once: {edge(a, b).bits:.2f}")
 
 # %% [markdown]
 # ## Checks

@@ -28,8 +28,8 @@ from itertools import product
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
 
-from semirobust import experiments, figures, paths, runs
-from semirobust.experiments import algorithm_1, controls, tables
+from semirobust import attacks, experiments, figures, paths, runs
+from semirobust.experiments import algorithm_1, controls, networks, tables
 from semirobust.figures import algorithm_1 as draw
 
 figures.use_style()
@@ -124,7 +124,8 @@ Markdown(
 #
 # ## Warnings of gradient masking
 #
-# An evaluation warns where gradients vanish or a black-box attack beats the gradient attacks.
+# An evaluation warns where gradients vanish or a black-box attack beats the gradient attacks. `attacks.sanity`
+# asks more of a network: accuracy must fall as the budget grows, to chance where all images can become grey.
 
 # %% tags=["nbval-ignore-output"]
 for found in stored:
@@ -132,6 +133,13 @@ for found in stored:
         for attack, summary in by_attack.items():
             for warning in summary["warnings"]:
                 print(f"{found.plan.name}, {name}, {attack}: {warning}")
+first = algorithm_1.plans(profile)[0].pair.robust
+robust, test = networks.trained(first)[0], networks.test_images(first, 100)
+report = attacks.sanity(robust, test.images, test.labels, eps_values=(0.02, 0.1, 0.3, 0.5), queries=200)
+found = ", ".join(
+    f"{item.attack} at {item.eps:g}: {100 * item.accuracy:.0f} %" for item in report.evaluations
+)
+print(f"{first.label} on {first.dataset}: {found}; findings: {'; '.join(report.findings) or 'none'}")
 
 # %% [markdown]
 # ## What is not known

@@ -2,11 +2,10 @@
 
 The screening (`screen`) asks which of many scores tells trials that succeed from trials that fail. A score
 and an outcome are known for each trial at each epoch. Both drift while a network is trained, so pooling
-epochs lets any drift "predict" success. Only trials at the *same* epoch are compared here (the ``within`` AUC
-of ``training.algorithm_1.predicts_success``, for many scores). If a score has nothing to do with success, the
-outcomes of the trials (their whole trajectories) could be exchanged in any order. The p-value comes from this
-permutation test, and is exact if all orders are taken. Among many scores some look good by chance, so the
-p-values are corrected by Holm's step-down method.
+epochs lets any drift "predict" success. Only trials at the *same* epoch are compared here (the ``within``
+AUC). If a score has nothing to do with success, the outcomes of the trials (their whole trajectories) could
+be exchanged in any order. The p-value comes from this permutation test, and is exact if all orders are taken.
+Among many scores some look good by chance, so the p-values are corrected by Holm's step-down method.
 """
 
 from __future__ import annotations
