@@ -28,8 +28,8 @@ from itertools import product
 import matplotlib.pyplot as plt
 from IPython.display import Markdown
 
-from semirobust import attacks, experiments, figures, paths, runs
-from semirobust.experiments import algorithm_1, controls, networks, tables
+from semirobust import attacks, experiments, figures, paths, runs, statistics
+from semirobust.experiments import algorithm_1, controls, networks, tables, verdicts
 from semirobust.figures import algorithm_1 as draw
 
 figures.use_style()
@@ -99,13 +99,12 @@ Markdown(tables.as_markdown(deep, ["source", "network", "dataset", *tables.BACK,
 # %% tags=["nbval-ignore-output"]
 def weak_attack(outcome):
     """PGD and AutoAttack of ten steps less the published AutoAttack, in points, on the images all three had."""
-    from semirobust.experiments.verdicts import verdicts
-    from semirobust.statistics import paired_difference
-
     star = outcome.baseline.metrics["accuracy"]["robust"]
     n, shown = star["autoattack"]["n"], {"network": outcome.plan.name}
     for attack in ("pgd", "autoattack-10"):
-        found = paired_difference(verdicts(star[attack])[:n], verdicts(star["autoattack"]))
+        found = statistics.paired_difference(
+            verdicts.verdicts(star[attack])[:n], verdicts.verdicts(star["autoattack"])
+        )
         shown[attack] = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in found))
     return shown | {"autoattack": 100 * star["autoattack"]["accuracy"], "n": n}
 

@@ -13,8 +13,6 @@ from typing import Any
 from semirobust import paths, runs
 from semirobust.experiments import algorithm_1, controls, networks
 
-Say = Callable[[str], None]
-
 #: experiments whose plans are lists of configurations with a function ``run_*(config, say=...)``
 _FLAT = (("figure_1", "run_size"), ("lineage", "run_pair"), ("saturation", "run_network"))
 #: experiments that run a whole plan: ``run_plan(plan, profile, say=...)`` and ``stored(plan, profile)``
@@ -29,7 +27,7 @@ class Job:
 
     key: str
     kind: str
-    make: Callable[[Say], Any] = field(repr=False)
+    make: Callable[[runs.Say], Any] = field(repr=False)
     is_done: Callable[[], bool] = field(repr=False)
     seconds: Callable[[], float | None] = field(repr=False)
     needs: tuple[str, ...] = ()
@@ -126,7 +124,7 @@ def _of_whole_plan(module: ModuleType, name: str, plan: Any, profile: str) -> Jo
 
 
 def _run_flat(
-    module: ModuleType, function: Callable[..., Any], config: Any, profile: str, *, say: Say
+    module: ModuleType, function: Callable[..., Any], config: Any, profile: str, *, say: runs.Say
 ) -> runs.Record:
     return runs.run(config, partial(function, say=say), experiment=module.EXPERIMENT, profile=profile)
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from semirobust import paths
-from semirobust.campaign.jobs import Job, Say, expected_seconds, jobs
+from semirobust import paths, runs
+from semirobust.campaign.jobs import Job, expected_seconds, jobs
 
 _GRACE = 10.0  # seconds between asking a process to stop and killing it
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -32,7 +32,7 @@ class Queue:
     profile: str
     side_by_side: int | None = None
     hours: float | None = None
-    say: Say = print
+    say: runs.Say = print
     failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class _Worker:
         return lines[-1] if lines else f"no output, exit status {self.process.returncode}"
 
 
-def run_job(key: str, profile: str, parent: int, say: Say) -> None:
+def run_job(key: str, profile: str, parent: int, say: runs.Say) -> None:
     """Run one job in this process, at the lowest priority, with a line to ``say`` for each part. Stops when
     the process ``parent`` is gone. Raises ``UsageError`` for an unknown key."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -149,7 +149,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def report(wanted: Sequence[Job], say: Say, *, every: bool = False) -> None:
+def report(wanted: Sequence[Job], say: runs.Say, *, every: bool = False) -> None:
     """What is done, what is left and what it will cost, by kind; with ``every`` a line for each job too."""
     done = {job.key for job in wanted if job.is_done()}
     cost = expected_seconds(wanted, done)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from semirobust import conflict
+from semirobust import conflict, runs
 from semirobust.collisions.find import linear_distances
 from semirobust.collisions.network import Network
 from semirobust.collisions.pool import Task, solver
@@ -34,7 +34,6 @@ FIRST = 2  # the search begins with so many nearest pairs of each point, and as 
 RIDGE = 1.0  # of the fit: the weight of this many pairs
 
 Booleans = np.ndarray
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def search(
     every: bool = False,
     audited: int = 256,
     seed: int = 0,
-    say: Say = lambda line: None,
+    say: runs.Say = runs.quiet,
     **options: Any,
 ) -> Search:
     """The least robust losses of classifiers on the features of these layers, from few searched pairs.
@@ -164,7 +163,7 @@ class _State:
         near, spread = (conflict.nearest(values, self.count) for values in (self.before, random))
         return near | spread
 
-    def take(self, wanted: Booleans, solve: Callable[[np.ndarray], Array], say: Say) -> None:
+    def take(self, wanted: Booleans, solve: Callable[[np.ndarray], Array], say: runs.Say) -> None:
         """Search these pairs and record the results."""
         pairs = np.argwhere(wanted)
         found = solve(pairs)
@@ -196,7 +195,7 @@ class _State:
         return found & ~self.searched
 
     def audit(
-        self, count: int, solve: Callable[[np.ndarray], Array], rng: np.random.Generator, say: Say
+        self, count: int, solve: Callable[[np.ndarray], Array], rng: np.random.Generator, say: runs.Say
     ) -> Audit:
         """Search a random sample of the pairs that would matter as edges, however unlikely they are to be."""
         excluded = self._matters(np.zeros(self.searched.shape))

@@ -31,7 +31,6 @@ CHUNK = 128  # pairs
 REPORTED = 16  # chunks between two progress lines
 
 Integers = np.ndarray
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class Task:
 
 @contextmanager
 def solver(
-    task: Task, folder: Path | None, processes: int, say: Say
+    task: Task, folder: Path | None, processes: int, say: runs.Say
 ) -> Iterator[Callable[[Integers], Array]]:
     """A function that does what `Task.solve` does, in chunks; its processes end with the ``with`` block.
 
@@ -116,7 +115,7 @@ def _solve(
     folder: Path | None,
     over: Callable[..., Any],
     function: Callable[[Integers], Array],
-    say: Say,
+    say: runs.Say,
 ) -> Array:
     chunks = [pairs[first : first + CHUNK] for first in range(0, len(pairs), CHUNK)]
     files = [None if folder is None else folder / _name(chunk) for chunk in chunks]

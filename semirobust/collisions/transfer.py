@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from semirobust import conflict
+from semirobust import conflict, runs
 from semirobust.collisions.find import find_collisions, linear_distances
 from semirobust.collisions.network import Network
 from semirobust.collisions.result import Collisions
@@ -103,7 +103,7 @@ def find_transfer(
     rectified: bool = True,
     known: Transfer | None = None,
     rounds: int = 8,
-    say: Callable[[str], None] = lambda line: None,
+    say: runs.Say = runs.quiet,
     **options: Any,
 ) -> Transfer:
     """Collisions for an attack with any of these budgets, from a few assignments.

@@ -34,13 +34,10 @@ ceiling_curves      the stored ceilings and readouts, compared
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from semirobust import paths
-
-Say = Callable[[str], None]
+from semirobust import paths, runs
 
 #: the modules of this package that make results, in a sensible order to run them; each has ``plans`` and
 #: ``run_plan``, or ``run`` for all of a profile
@@ -61,7 +58,7 @@ EXPERIMENTS = (
 )
 
 
-def main(name: str, profile: str, *, say: Say = lambda line: None) -> None:
+def main(name: str, profile: str, *, say: runs.Say = runs.quiet) -> None:
     """Run (or resume) an experiment; ``say`` gets a line for each epoch and each finished run.
 
     Raises ``ValueError`` for an unknown name or profile, listing the known ones.

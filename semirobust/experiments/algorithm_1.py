@@ -6,7 +6,7 @@ import copy
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -178,12 +178,8 @@ def plan(profile: str, name: str) -> Plan:
 # --- what a run measures ---
 
 
-def _quiet(line: str) -> None:
-    pass
-
-
 @lru_cache(maxsize=4)
-def _pair_networks(pair: Pair, say: Callable[[str], None] = _quiet) -> tuple[nn.Module, nn.Module]:
+def _pair_networks(pair: Pair, say: runs.Say = runs.quiet) -> tuple[nn.Module, nn.Module]:
     return networks.trained(pair.standard, say=say)[0], networks.trained(pair.robust, say=say)[0]
 
 
@@ -217,7 +213,7 @@ def _dependence(model: nn.Module, pair: Pair, test: Images, n_fb: int) -> list[d
     return [item.record() | {"n_by_class": list(item.counts.values())} for item in found]
 
 
-def run_baseline(config: BaselineConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
+def run_baseline(config: BaselineConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Accuracies of (f_a, f_b), (f_a*, f_b*) and (f_a*, f_b) under every attack, and the dependence along
     (f_a*, f_b*)."""
     standard, robust = _pair_networks(config.pair, say)
@@ -259,7 +255,7 @@ def _measured(model: nn.Module, config: BaselineConfig, test: Images, attack: st
 
 
 def run_trial(
-    config: TrialConfig, baseline: Mapping[str, Any], *, say: Callable[[str], None] = _quiet
+    config: TrialConfig, baseline: Mapping[str, Any], *, say: runs.Say = runs.quiet
 ) -> dict[str, Any]:
     """One trial, measured before fine-tuning and after each epoch, and under AutoAttack where each reading
     stops; ``baseline`` holds the metrics of ``run_baseline``, which it is compared with."""
@@ -322,7 +318,7 @@ def _epochs(
     images: Images,
     test: Images,
     validation: Images,
-    say: Callable[[str], None],
+    say: runs.Say,
 ) -> list[dict[str, Any]]:
     """The measurements of all epochs; the trial's folder keeps them, and the weights of each epoch."""
     folder = _folder(config)
@@ -437,7 +433,7 @@ class Outcome:
         ]
 
 
-def baseline_record(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> runs.Record:
+def baseline_record(plan: Plan, profile: str, *, say: runs.Say = runs.quiet) -> runs.Record:
     """The stored baselines of a plan, resumed or computed now."""
     compute = partial(run_baseline, say=say)
     record = runs.run(plan.baseline, compute, experiment=BASELINES, profile=profile)
@@ -451,7 +447,7 @@ def trial_record(
     profile: str,
     *,
     experiment: str = EXPERIMENT,
-    say: Callable[[str], None] = _quiet,
+    say: runs.Say = runs.quiet,
 ) -> runs.Record:
     """The stored run of one trial, resumed or computed now."""
     compute = partial(run_trial, baseline=baseline, say=say)
@@ -461,14 +457,14 @@ def trial_record(
 
 
 def trial_with_baseline(
-    plan: Plan, config: TrialConfig, profile: str, experiment: str, *, say: Callable[[str], None] = _quiet
+    plan: Plan, config: TrialConfig, profile: str, experiment: str, *, say: runs.Say = runs.quiet
 ) -> runs.Record:
     """`trial_record` of a trial of ``plan``, after the plan's baselines."""
     metrics = baseline_record(plan, profile, say=say).metrics
     return trial_record(config, metrics, profile, experiment=experiment, say=say)
 
 
-def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:
+def run_plan(plan: Plan, profile: str, *, say: runs.Say = runs.quiet) -> Outcome:
     """Compute (or load) everything of a plan, with a line to ``say`` for each epoch of training and each
     run."""
     baseline = baseline_record(plan, profile, say=say)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, layers, readouts
+from semirobust import attacks, layers, readouts, runs
 from semirobust.experiments import networks
 from semirobust.experiments.networks import NetworkConfig
 from semirobust.experiments.verdicts import summary
@@ -19,7 +18,6 @@ from semirobust.layers import model_outputs
 from semirobust.readouts import Activations, LinearReadout, Solution, algorithm_2, solve
 from semirobust.training import PGD
 
-Say = Callable[[str], None]
 N_FA = (17, 13, 9)
 #: readout -> (how it is solved, its targets)
 READOUTS = {
@@ -107,7 +105,7 @@ class _Subject:
         return whole[self.part(fit)]
 
 
-def run_readouts(config: ReadoutConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
+def run_readouts(config: ReadoutConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """All readouts of one network under one attack, in four cells each; controls; and (f_a*, f_b*) itself.
 
     Raises ``ValueError`` for a network without adversarial training, and where the test set is smaller than
@@ -141,7 +139,7 @@ def run_readouts(config: ReadoutConfig, *, say: Say = lambda line: None) -> dict
     }
 
 
-def run_stopping(config: StoppingConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
+def run_stopping(config: StoppingConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Algorithm 2 on PGD images with the outputs as targets, for each rule by which PGD stops on an image.
 
     ``all_steps``: PGD takes all steps on every image (as in the rows of the table). ``first_success``: it
@@ -174,7 +172,7 @@ def run_stopping(config: StoppingConfig, *, say: Say = lambda line: None) -> dic
     return found
 
 
-def _subject(config: ReadoutConfig, say: Say) -> _Subject:
+def _subject(config: ReadoutConfig, say: runs.Say) -> _Subject:
     budget, n = config.budget, config.sizes.images(config.attack)
     test = networks.test_images(config.network)
     if len(test) < 2 * n:

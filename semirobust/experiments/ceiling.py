@@ -171,8 +171,6 @@ KINDS = ("linear", "mlp")
 #: layers for which collisions are searched; the second linear layer takes those of the first ReLU
 SEARCHED = ("input", "linear_1", "relu_1", "relu_2")
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -237,7 +235,7 @@ def plans(profile: str) -> list[CeilingConfig]:
 # --- computing ---
 
 
-def run_network(config: CeilingConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
+def run_network(config: CeilingConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Ceilings and readouts of one network. Each list has one entry per budget of ``config.budgets``."""
     model, _ = extractor_networks.trained(config.network, say=say)
     layers = extractors.as_layers(model, extractor_networks.images(config.network, "train").shape)
@@ -291,12 +289,12 @@ def _text(values: Sequence[float]) -> str:
 # --- running ---
 
 
-def run_config(config: CeilingConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
+def run_config(config: CeilingConfig, profile: str, *, say: runs.Say = runs.quiet) -> runs.Record:
     """The run of one network: stored, or computed now where it is missing."""
     return runs.run(config, lambda made: run_network(made, say=say), experiment=EXPERIMENT, profile=profile)
 
 
-def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """The runs of all networks of a profile."""
     return [run_config(config, profile, say=say) for config in plans(profile)]
 

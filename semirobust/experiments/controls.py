@@ -7,7 +7,7 @@ images and stop when the validation accuracy has not risen for five epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def plans(profile: str) -> list[tuple[Plan, str, TrialConfig]]:
     return made + [(plan, LONG, plan.long_trial(n_fb)) for plan in longer for n_fb in N_FB]
 
 
-def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """Compute (or load) the controls and long trials of a profile; each resumes where it stopped."""
     return [
         algorithm_1.trial_with_baseline(plan, config, profile, experiment, say=say)

@@ -11,7 +11,7 @@ and TRADES in l2, and the budget 2 of PGD (its Figures 4 and 9). What it leaves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -138,9 +138,7 @@ def build(config: ExtractorConfig) -> nn.Module:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def trained(
-    config: ExtractorConfig, *, say: Callable[[str], None] = lambda line: None
-) -> tuple[nn.Module, Mapping[str, Any]]:
+def trained(config: ExtractorConfig, *, say: runs.Say = runs.quiet) -> tuple[nn.Module, Mapping[str, Any]]:
     """(the trained network in evaluation mode, how it was made), from the cache or trained now.
 
     ``say`` gets a line for each epoch."""
@@ -157,7 +155,7 @@ def last_epoch(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    config: ExtractorConfig, checkpoints: Path, say: Callable[[str], None]
+    config: ExtractorConfig, checkpoints: Path, say: runs.Say
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     name = f"{config.label} on {config.dataset} {' against '.join(map(str, config.classes))}"
     return networks.fit(build(config), images(config, "train"), config.train, checkpoints, name=name, say=say)

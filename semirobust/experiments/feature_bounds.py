@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,6 @@ NAMES = {
 }
 #: quantiles of the distances of all pairs that are kept
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def plans(profile: str) -> list[BoundsConfig]:
 # --- computing ---
 
 
-def run_bounds(config: BoundsConfig, *, skip: int = 0, say: Say = lambda line: None) -> dict[str, Any]:
+def run_bounds(config: BoundsConfig, *, skip: int = 0, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """The bounds behind each layer, and how they were found.
 
     At each budget: the 0-1 loss, the cross-entropy in nats and the edges. Besides: how many pairs were
@@ -184,7 +181,7 @@ def _layer(
     negative: Array,
     after: Search | None,
     folder: Any,
-    say: Say,
+    say: runs.Say,
 ) -> tuple[dict[str, Any], Search | None]:
     depth, rectified = LAYERS[name]
     shape = extractor_networks.images(config.network, "train").shape
@@ -229,14 +226,14 @@ def _processes() -> int:
 # --- running and reading ---
 
 
-def run_config(config: BoundsConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
+def run_config(config: BoundsConfig, profile: str, *, say: runs.Say = runs.quiet) -> runs.Record:
     """The bounds of one configuration: stored, or computed now where they are missing."""
     made = runs.run(config, lambda one: run_bounds(one, say=say), experiment=EXPERIMENT, profile=profile)
     forget(config)
     return made
 
 
-def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """All bounds of a profile."""
     return [run_config(config, profile, say=say) for config in plans(profile)]
 

@@ -13,9 +13,7 @@ Where this differs from the figures:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -94,7 +92,7 @@ def _config(plan: algorithm_1.Plan, n_fb: int, number: int, effort: tuple[int, i
     return SizeConfig(plan.pair, n_fb, tuning, *effort)
 
 
-def run_size(config: SizeConfig, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def run_size(config: SizeConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """For "before" and "after" fine-tuning and each attack: "accuracy" under it, "dependence" along f_b."""
     robust = networks.trained(config.pair.robust, say=say)[0]
     standard = networks.trained(config.pair.standard, say=say)[0]
@@ -130,26 +128,23 @@ def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:
     return found
 
 
-def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """Compute (or load) all configurations of a profile."""
-    compute = partial(run_size, say=say)
-    return [runs.run(config, compute, experiment=EXPERIMENT, profile=profile) for config in plans(profile)]
+    configs = dict(enumerate(plans(profile)))
+    return list(runs.run_all(configs, run_size, experiment=EXPERIMENT, profile=profile, say=say).values())
 
 
 def stored(profile: str) -> list[runs.Record] | None:
     """The records of Figure 1 where all of them are stored; None where some are not. Computes nothing."""
-    records = [_stored(config, profile) for config in by_size(profile)]
-    return None if None in records else [record for record in records if record]
+    configs = {config.n_fb: config for config in by_size(profile)}
+    found = runs.stored_all(configs, experiment=EXPERIMENT, profile=profile)
+    return list(found.values()) if found else None
 
 
 def stored_by_seed(profile: str) -> dict[str, list[runs.Record]]:
     """Pair -> the stored records of Figure 3. Computes nothing."""
     found: dict[str, list[runs.Record]] = {}
     for name, _, config in by_seed(profile):
-        if record := _stored(config, profile):
+        if record := runs.stored(config, experiment=EXPERIMENT, profile=profile):
             found.setdefault(name, []).append(record)
     return found
-
-
-def _stored(config: SizeConfig, profile: str) -> runs.Record | None:
-    return runs.stored(config, experiment=EXPERIMENT, profile=profile)

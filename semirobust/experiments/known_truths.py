@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +110,7 @@ def _row(config: TruthConfig, name: str, n: int, values: np.ndarray, cap: float 
     }
 
 
-def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """Compute (or load) all laws of a profile."""
     records = []
     for config in plans(profile):

@@ -21,9 +21,8 @@ Departures from the paper:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -159,11 +158,7 @@ def plans(profile: str) -> list[Plan]:
 # --- what a run measures ---
 
 
-def _quiet(line: str) -> None:
-    pass
-
-
-def subject_network(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> nn.Module:
+def subject_network(config: LayerwiseConfig, *, say: runs.Say = runs.quiet) -> nn.Module:
     """The network of ``config.subject``, in evaluation mode.
 
     Raises ``ValueError`` for a subject that is none of the four kinds, or a fine-tuned one without
@@ -191,7 +186,7 @@ def subject_network(config: LayerwiseConfig, *, say: Callable[[str], None] = _qu
     )[0]
 
 
-def run(config: LayerwiseConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
+def run(config: LayerwiseConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Correlations, dependences and growth of one network, on test images."""
     model = subject_network(config, say=say)
     known = [layers.INPUT, *layers.weight_layers(model)]
@@ -328,20 +323,14 @@ class Outcome:
         return list(self.subjects.values())
 
 
-def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:
+def run_plan(plan: Plan, profile: str, *, say: runs.Say = runs.quiet) -> Outcome:
     """Compute (or load) every subject of a plan, with a line to ``say`` for each layer and each run."""
-    found: dict[str, runs.Record] = {}
-    for config in plan.configs:
-        record = runs.run(config, partial(run, say=say), experiment=EXPERIMENT, profile=profile)
-        say(f"{plan.name}: {config.subject} in {record.path.name}")
-        found[config.subject] = record
-    return Outcome(plan, found)
+    configs = {config.subject: config for config in plan.configs}
+    return Outcome(plan, runs.run_all(configs, run, experiment=EXPERIMENT, profile=profile, say=say))
 
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    found = {
-        config.subject: runs.stored(config, experiment=EXPERIMENT, profile=profile) for config in plan.configs
-    }
-    there = {subject: record for subject, record in found.items() if record}
-    return Outcome(plan, there) if len(there) == len(found) else None
+    configs = {config.subject: config for config in plan.configs}
+    found = runs.stored_all(configs, experiment=EXPERIMENT, profile=profile)
+    return Outcome(plan, found) if found else None

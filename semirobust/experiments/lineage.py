@@ -9,9 +9,7 @@ their own start are the far end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +67,7 @@ def _changed(pair: Pair, **changes: Any) -> Pair:
     return replace(pair, robust=replace(pair.robust, train=replace(pair.robust.train, **changes)))
 
 
-def run_pair(config: LineageConfig, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def run_pair(config: LineageConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Accuracy of the standard and the robust network, and for each size of f_b that of (f_a*, f_b) with both
     distances of f_a* from f_a."""
     standard = networks.trained(config.pair.standard, say=say)[0]
@@ -117,10 +115,10 @@ def feature_similarity(first: nn.Module, second: nn.Module, layer: str, images: 
     return float(dependence.linear_cka()(*outputs, shuffles=1))
 
 
-def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """Compute (or load) all pairs of a profile."""
-    compute = partial(run_pair, say=say)
-    return [runs.run(config, compute, experiment=EXPERIMENT, profile=profile) for config in plans(profile)]
+    configs = dict(enumerate(plans(profile)))
+    return list(runs.run_all(configs, run_pair, experiment=EXPERIMENT, profile=profile, say=say).values())
 
 
 def points(profile: str = "reference") -> list[dict[str, Any]]:

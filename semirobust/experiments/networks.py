@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -230,9 +230,7 @@ def build(config: NetworkConfig) -> nn.Module:
     ).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def trained(
-    config: NetworkConfig, *, say: Callable[[str], None] = lambda line: None
-) -> tuple[nn.Module, Mapping[str, Any]]:
+def trained(config: NetworkConfig, *, say: runs.Say = runs.quiet) -> tuple[nn.Module, Mapping[str, Any]]:
     """(the trained network in evaluation mode, how it was made): committed weights, the cache, or training
     now, with a line to ``say`` for each epoch. A committed network whose file is missing is an error."""
     model = build(config)
@@ -248,7 +246,7 @@ def trained(
 
 
 def _train(
-    config: NetworkConfig, checkpoints: Path, say: Callable[[str], None]
+    config: NetworkConfig, checkpoints: Path, say: runs.Say
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     model, images = build(config), training_images(config)
     if config.start is not None:
@@ -265,7 +263,7 @@ def fit(
     checkpoints: Path,
     *,
     name: str,
-    say: Callable[[str], None],
+    say: runs.Say,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Train ``model`` in place for `runs.network`: (its state dict, the log), with a line to ``say`` for each
     epoch. A damaged checkpoint in the folder is kept aside, and training starts again."""
@@ -303,7 +301,7 @@ def fine_tuned(
     *,
     limit: int,
     validation: int,
-    say: Callable[[str], None] = lambda line: None,
+    say: runs.Say = runs.quiet,
 ) -> tuple[nn.Module, Mapping[str, Any]]:
     """((f_a*, f_b~) in evaluation mode, how it was made): the network of
     `training.algorithm_1.trial` after its last epoch, from the cache or made now;
@@ -328,7 +326,7 @@ def _fine_tune(
     *,
     robust: nn.Module,
     images: data.Images,
-    say: Callable[[str], None],
+    say: runs.Say,
 ) -> dict[str, torch.Tensor]:
     standard = trained(config.pair.standard, say=say)[0].state_dict()
     last = robust

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from semirobust import paths, runs
 from semirobust.experiments import feature_bounds
-from semirobust.experiments.feature_bounds import BoundsConfig, Say
+from semirobust.experiments.feature_bounds import BoundsConfig
 
 EXPERIMENT = "feature_bounds_other_images"
 
@@ -41,7 +41,7 @@ def plan(config: BoundsConfig, layers: tuple[str, ...]) -> OtherImages:
 
 
 def run_config(
-    config: BoundsConfig, layers: tuple[str, ...], profile: str, *, say: Say = lambda line: None
+    config: BoundsConfig, layers: tuple[str, ...], profile: str, *, say: runs.Say = runs.quiet
 ) -> runs.Record:
     """The bounds from other images: stored, or computed now where they are missing.
 
@@ -66,7 +66,7 @@ def plans(profile: str) -> list[OtherImages]:
     ]
 
 
-def run(profile: str, *, say: Say = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """The bounds from other images of a profile: stored, or computed now."""
     bounds = [made.bounds for made in plans(profile)]
     return [run_config(made, made.layers, profile, say=say) for made in bounds]

@@ -17,7 +17,7 @@ Departures from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -135,13 +135,7 @@ def plans(profile: str) -> list[Plan]:
 # --- one subject ---
 
 
-def _quiet(line: str) -> None:
-    pass
-
-
-def subject_network(
-    config: PerformanceConfig, *, say: Callable[[str], None] = _quiet
-) -> tuple[nn.Module, nn.Module]:
+def subject_network(config: PerformanceConfig, *, say: runs.Say = runs.quiet) -> tuple[nn.Module, nn.Module]:
     """((f_a*, f_b*), the subject), both in evaluation mode.
 
     Raises ``ValueError`` for a subject that is neither ``semirobust`` nor ``fine_tuned``, or a fine-tuned one
@@ -159,12 +153,12 @@ def subject_network(
     return star, _fine_tuned(config.pair, config.n_fb, tuning, say)
 
 
-def _fine_tuned(pair: Pair, n_fb: int, tuning: FineTuning, say: Callable[[str], None]) -> nn.Module:
+def _fine_tuned(pair: Pair, n_fb: int, tuning: FineTuning, say: runs.Say) -> nn.Module:
     limit, validation = tuning.limit, tuning.validation
     return networks.fine_tuned(pair, n_fb, tuning.config, limit=limit, validation=validation, say=say)[0]
 
 
-def run(config: PerformanceConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
+def run(config: PerformanceConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Losses, accuracies and correlations of both networks, and what P-1, P-2 and P-3 say of them.
 
     ``clean``: test images. ``attacked``: the same images under PGD against the subject, for both networks.
@@ -252,7 +246,7 @@ def summary(result: bounds.Telescope) -> dict[str, Any]:
 # --- a path ---
 
 
-def run_path(config: PathConfig, *, say: Callable[[str], None] = _quiet) -> dict[str, Any]:
+def run_path(config: PathConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Truth and bounds on the segment to the fine-tuned network (means over images), and for single images
     along the directions that ascents in the first layer of f_b find.
     """
@@ -322,13 +316,10 @@ class Outcome:
         return [*self.subjects.values(), self.path]
 
 
-def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -> Outcome:
+def run_plan(plan: Plan, profile: str, *, say: runs.Say = runs.quiet) -> Outcome:
     """Compute (or load) every comparison of a plan and its path, with a line to ``say`` for each run."""
-    found: dict[tuple[str, int], runs.Record] = {}
-    for config in plan.configs:
-        record = runs.run(config, partial(run, say=say), experiment=EXPERIMENT, profile=profile)
-        say(f"{plan.name}: {config.subject}, f_b of {config.n_fb} in {record.path.name}")
-        found[config.subject, config.n_fb] = record
+    configs = {(config.subject, config.n_fb): config for config in plan.configs}
+    found = runs.run_all(configs, run, experiment=EXPERIMENT, profile=profile, say=say)
     path = runs.run(plan.path, partial(run_path, say=say), experiment=PATH, profile=profile)
     say(f"{plan.name}: path in {path.path.name}")
     return Outcome(plan, found, path)
@@ -336,10 +327,7 @@ def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = _quiet) -
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    found = {
-        (config.subject, config.n_fb): runs.stored(config, experiment=EXPERIMENT, profile=profile)
-        for config in plan.configs
-    }
+    configs = {(config.subject, config.n_fb): config for config in plan.configs}
+    found = runs.stored_all(configs, experiment=EXPERIMENT, profile=profile)
     path = runs.stored(plan.path, experiment=PATH, profile=profile)
-    there = {key: record for key, record in found.items() if record}
-    return Outcome(plan, there, path) if path and len(there) == len(found) else None
+    return Outcome(plan, found, path) if path and found else None

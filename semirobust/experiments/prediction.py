@@ -24,7 +24,7 @@ measured only after that was decided.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -155,7 +155,7 @@ def plans(profile: str) -> list[Plan]:
 # --- one trial ---
 
 
-def run_trial(config: TrialConfig, *, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def run_trial(config: TrialConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Accuracy of the robust network, and a row for epoch 0 and each epoch of fine-tuning."""
     robust, standard = _networks(config.pair, say)
     validation = networks.validation_images(config.pair.robust, config.validation)
@@ -178,13 +178,13 @@ def run_trial(config: TrialConfig, *, say: Callable[[str], None] = lambda line: 
 
 
 @lru_cache(maxsize=1)
-def _networks(pair: Pair, say: Callable[[str], None]) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:
+def _networks(pair: Pair, say: runs.Say) -> tuple[nn.Module, Mapping[str, torch.Tensor]]:
     """(f_a*, f_b*) and the state of (f_a, f_b); trials copy them."""
     return networks.trained(pair.robust, say=say)[0], networks.trained(pair.standard, say=say)[0].state_dict()
 
 
 @lru_cache(maxsize=1)
-def _start(config: TrialConfig, say: Callable[[str], None]) -> tuple[float, dict[str, Any]]:
+def _start(config: TrialConfig, say: runs.Say) -> tuple[float, dict[str, Any]]:
     """What all trials share, however they are fine-tuned: the accuracy of the robust network, and the row of
     epoch 0."""
     robust, standard = _networks(config.pair, say)
@@ -244,24 +244,14 @@ def measure_layers(
 # --- all trials ---
 
 
-def run_plan(
-    plan: Plan, profile: str, *, say: Callable[[str], None] = lambda line: None
-) -> list[runs.Record]:
+def run_plan(plan: Plan, profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """Compute (or load) the trials of a plan."""
-    records = []
-    for number in range(plan.trials):
-        compute = partial(run_trial, say=say)
-        record = runs.run(plan.trial(number), compute, experiment=EXPERIMENT, profile=profile)
-        say(f"{plan.name}: trial {number + 1} of {plan.trials} in {record.path.name}")
-        records.append(record)
-    return records
+    trials = {f"{plan.name} {number}": plan.trial(number) for number in range(plan.trials)}
+    return list(runs.run_all(trials, run_trial, experiment=EXPERIMENT, profile=profile, say=say).values())
 
 
 def stored(plan: Plan, profile: str) -> list[runs.Record] | None:
     """The trials of a plan where all are stored, else None. Computes nothing."""
-    found = [
-        runs.stored(plan.trial(number), experiment=EXPERIMENT, profile=profile)
-        for number in range(plan.trials)
-    ]
-    there = [record for record in found if record]
-    return there if len(there) == len(found) else None
+    trials = {number: plan.trial(number) for number in range(plan.trials)}
+    found = runs.stored_all(trials, experiment=EXPERIMENT, profile=profile)
+    return list(found.values()) if found else None

@@ -13,7 +13,7 @@ in the number of projections, which isolates the second effect. The shuffled con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -71,9 +71,7 @@ def plans(profile: str) -> list[SaturationConfig]:
     return made
 
 
-def run_network(
-    config: SaturationConfig, *, say: Callable[[str], None] = lambda line: None
-) -> dict[str, Any]:
+def run_network(config: SaturationConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """The rows: for each number of images per class and each draw, all consecutive pairs of layers.
 
     Raises ``ValueError`` where a class has fewer images than asked for.
@@ -112,9 +110,7 @@ def run_network(
 
 
 @lru_cache(maxsize=1)
-def _attacked(
-    network: NetworkConfig, attack: PGD, say: Callable[[str], None]
-) -> tuple[nn.Module, torch.Tensor, float]:
+def _attacked(network: NetworkConfig, attack: PGD, say: runs.Say) -> tuple[nn.Module, torch.Tensor, float]:
     """(the trained network, its test images under PGD, its accuracy on them)."""
     model, _ = networks.trained(network, say=say)
     test = networks.test_images(network)
@@ -135,16 +131,10 @@ def subsample(labels: np.ndarray, n: int, seed: Sequence[int]) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def run(profile: str, *, say: Callable[[str], None] = lambda line: None) -> list[runs.Record]:
+def run(profile: str, *, say: runs.Say = runs.quiet) -> list[runs.Record]:
     """Compute (or load) all networks of a profile."""
-    records = []
-    for config in plans(profile):
-        record = runs.run(
-            config, lambda made: run_network(made, say=say), experiment=EXPERIMENT, profile=profile
-        )
-        say(f"{config.network.label} on {config.network.dataset} in {record.path.name}")
-        records.append(record)
-    return records
+    configs = dict(enumerate(plans(profile)))
+    return list(runs.run_all(configs, run_network, experiment=EXPERIMENT, profile=profile, say=say).values())
 
 
 def stored(profile: str) -> list[runs.Record]:

@@ -36,8 +36,6 @@ SHAPE = (1, 8, 8)
 PER_CLASS = 16
 BUDGETS = tuple(round(0.1 * i, 1) for i in range(21))
 
-Say = Callable[[str], None]
-
 
 class Pooled(nn.Module):
     """conv 3x3-BN-ReLU, a pool of 2x2, one linear layer.
@@ -135,7 +133,7 @@ def build(config: SmallConfig) -> nn.Module:
         return NETWORKS[config.name][0](config.width)
 
 
-def trained(config: SmallConfig, *, say: Say = lambda line: None) -> tuple[nn.Module, Mapping[str, Any]]:
+def trained(config: SmallConfig, *, say: runs.Say = runs.quiet) -> tuple[nn.Module, Mapping[str, Any]]:
     """(the trained network in evaluation mode, how it was made): from the cache or trained now."""
     model = build(config)
     state, meta = runs.network(config, partial(_train, say=say))
@@ -144,7 +142,7 @@ def trained(config: SmallConfig, *, say: Say = lambda line: None) -> tuple[nn.Mo
 
 
 def _train(
-    config: SmallConfig, checkpoints: Path, say: Say
+    config: SmallConfig, checkpoints: Path, say: runs.Say
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     name = f"{config.name} on digits, seed {config.seed}"
     return networks.fit(build(config), images("train"), config.train, checkpoints, name=name, say=say)
@@ -191,7 +189,7 @@ def local_rank(part: Chain, points: Array) -> Array:
     return np.array(ranks)
 
 
-def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str, Any]:
+def run_chain(config: ChainConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """The bounds behind each layer, in the form of `feature_bounds.run_bounds`.
 
     Besides, for each layer: the units of its chain, and the median rank of its Jacobian over all points."""
@@ -222,6 +220,6 @@ def run_chain(config: ChainConfig, *, say: Say = lambda line: None) -> dict[str,
     return {"n": [len(positive), len(negative)], "layers": found, "network": network}
 
 
-def run_config(config: ChainConfig, profile: str, *, say: Say = lambda line: None) -> runs.Record:
+def run_config(config: ChainConfig, profile: str, *, say: runs.Say = runs.quiet) -> runs.Record:
     """The bounds of one configuration: stored, or computed now where they are missing."""
     return runs.run(config, lambda made: run_chain(made, say=say), experiment=EXPERIMENT, profile=profile)

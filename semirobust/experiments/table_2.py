@@ -17,9 +17,8 @@ Departures from the paper's text:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,34 +100,22 @@ class Outcome:
         return self.records[attack].metrics["acc_star"][made]
 
 
-def run_plan(plan: Plan, profile: str, *, say: Callable[[str], None] = lambda line: None) -> Outcome:
+def run_plan(plan: Plan, profile: str, *, say: runs.Say = runs.quiet) -> Outcome:
     """Compute (or load) every attack of a plan, with a line to ``say`` for each readout."""
-    compute, records = partial(run_readouts, say=say), {}
-    for attack in ATTACKS:
-        records[attack] = runs.run(plan.config(attack), compute, experiment=EXPERIMENT, profile=profile)
-        say(f"{plan.name}: {attack} in {records[attack].path.name}")
-    stopping = {}
-    for config in plan.stopping:
-        record = runs.run(config, partial(run_stopping, say=say), experiment=STOPPING, profile=profile)
-        stopping[config.images] = record
+    attacks = {attack: plan.config(attack) for attack in ATTACKS}
+    records = runs.run_all(attacks, run_readouts, experiment=EXPERIMENT, profile=profile, say=say)
+    stops = {config.images: config for config in plan.stopping}
+    stopping = runs.run_all(stops, run_stopping, experiment=STOPPING, profile=profile, say=say)
     return Outcome(plan, records, stopping)
 
 
 def stored(plan: Plan, profile: str) -> Outcome | None:
     """The plan's records where all of them are stored; None where some are not. Computes nothing."""
-    records = {
-        attack: runs.stored(plan.config(attack), experiment=EXPERIMENT, profile=profile) for attack in ATTACKS
-    }
-    stopping = {
-        config.images: runs.stored(config, experiment=STOPPING, profile=profile) for config in plan.stopping
-    }
-    if None in records.values() or None in stopping.values():
-        return None
-    return Outcome(
-        plan,
-        {attack: record for attack, record in records.items() if record},
-        {images: record for images, record in stopping.items() if record},
-    )
+    attacks = {attack: plan.config(attack) for attack in ATTACKS}
+    records = runs.stored_all(attacks, experiment=EXPERIMENT, profile=profile)
+    stops = {config.images: config for config in plan.stopping}
+    stopping = runs.stored_all(stops, experiment=STOPPING, profile=profile)
+    return Outcome(plan, records, stopping) if records and stopping else None
 
 
 #: keys and headings of the table; accuracies in per cent

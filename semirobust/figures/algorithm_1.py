@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from semirobust.experiments.algorithm_1 import Outcome
+from semirobust.experiments import algorithm_1
 from semirobust.figures.style import COLORS
 
 ATTACKS = {"none": "clean", "fgsm": "FGSM", "pgd": "PGD-10", "autoattack": "AutoAttack"}
@@ -21,7 +21,7 @@ SWAPS = {
 }
 
 
-def draw_trials(axis: Axes, outcome: Outcome, n_fb: int) -> None:
+def draw_trials(axis: Axes, outcome: algorithm_1.Outcome, n_fb: int) -> None:
     """PGD accuracy over the epochs of each trial, between (f_a*, f_b) and the line of (f_a*, f_b*)."""
     for number, trial in enumerate(outcome.trajectories(n_fb)):
         pgd = [100 * m.test_accuracy["pgd"] for m in trial]
@@ -209,7 +209,7 @@ def draw_printed_rho(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axis.legend(fontsize="x-small")
 
 
-def draw_four_layers(axis: Axes, outcome: Outcome, n_fb: int, colour: str, label: str) -> None:
+def draw_four_layers(axis: Axes, outcome: algorithm_1.Outcome, n_fb: int, colour: str, label: str) -> None:
     """The excess of the same four layers after the last epoch: mean and range over trials."""
     values = excess(outcome.trajectories(n_fb), -1)[:, list(_FOUR.values())]
     axis.plot(range(4), values.mean(0), "o-", ms=4, color=COLORS[colour], label=label)
@@ -217,7 +217,7 @@ def draw_four_layers(axis: Axes, outcome: Outcome, n_fb: int, colour: str, label
     axis.set_xticks(range(4), list(_FOUR))
 
 
-def draw_epochs(axis: Axes, outcome: Outcome, n_fb: int) -> None:
+def draw_epochs(axis: Axes, outcome: algorithm_1.Outcome, n_fb: int) -> None:
     """The dependence of four layers over the epochs of fine-tuning, with its shuffled control (dotted)."""
     trials = outcome.trajectories(n_fb)
     epochs = [m.epoch for m in trials[0]]

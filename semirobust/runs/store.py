@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +30,14 @@ from semirobust.runs import files, storage
 from semirobust.runs.provenance import SCHEMA, canonical, config_hash, provenance
 
 _REPAIR = "install the package again, or check the file out of git again"
+K = TypeVar("K")
 T = TypeVar("T")
+Say = Callable[[str], None]  # takes a line on what has just been done
 TrainingResult = Mapping[str, Tensor] | tuple[Mapping[str, Tensor], Mapping[str, Any]]
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,29 @@ def stored(config: Any, *, experiment: str, profile: str) -> Record | None:
     """
     path = _experiment_folder(experiment, profile) / f"{config_hash(config)}.json"
     return _load(path, canonical(config)) if path.is_file() else None
+
+
+def run_all(
+    configs: Mapping[K, Any],
+    function: Callable[..., Mapping[str, Any]],
+    *,
+    experiment: str,
+    profile: str,
+    say: Say = quiet,
+) -> dict[K, Record]:
+    """`run` of each configuration under its key, with ``say`` handed on to ``function(config, say=say)``."""
+    found = {}
+    for key, config in configs.items():
+        found[key] = run(config, partial(function, say=say), experiment=experiment, profile=profile)
+        say(f"{experiment}, {key}: {found[key].path.name}")
+    return found
+
+
+def stored_all(configs: Mapping[K, Any], *, experiment: str, profile: str) -> dict[K, Record] | None:
+    """`stored` of each configuration under its key; None where one is missing. Computes nothing."""
+    found = {key: stored(config, experiment=experiment, profile=profile) for key, config in configs.items()}
+    there = {key: record for key, record in found.items() if record}
+    return there if len(there) == len(found) else None
 
 
 def collate(experiment: str, profile: str) -> list[dict[str, Any]]:
