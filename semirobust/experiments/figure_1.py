@@ -18,10 +18,9 @@ from typing import Any
 
 from torch import nn
 
-from semirobust import attacks, dependence, layers, paths, runs, training
+from semirobust import attacks, dependence, layers, paths, runs
 from semirobust.experiments import algorithm_1, networks
-from semirobust.experiments.layerwise import FineTuning
-from semirobust.experiments.networks import Pair
+from semirobust.experiments.networks import FineTuning, Pair
 from semirobust.experiments.verdicts import summary
 
 EXPERIMENT = "figure_1"
@@ -94,20 +93,13 @@ def _config(plan: algorithm_1.Plan, n_fb: int, number: int, effort: tuple[int, i
 
 def run_size(config: SizeConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """For "before" and "after" fine-tuning and each attack: "accuracy" under it, "dependence" along f_b."""
-    robust = networks.trained(config.pair.robust, say=say)[0]
-    standard = networks.trained(config.pair.standard, say=say)[0]
-    tuning = config.fine_tuning
-    tuned = networks.fine_tuned(
-        config.pair, config.n_fb, tuning.config, limit=tuning.limit, validation=tuning.validation, say=say
-    )[0]
-    subjects: dict[str, nn.Module] = {
-        "before": training.algorithm_1.semirobust(robust, standard.state_dict(), config.n_fb)[0],
-        "after": tuned,
-    }
-    found: dict[str, Any] = {name: _by_attack(model, config) for name, model in subjects.items()}
+    found: dict[str, Any] = {}
+    for when, kind in (("before", "semirobust"), ("after", "fine_tuned")):
+        model = networks.subject(f"{kind}_{config.n_fb}", config.pair, config.fine_tuning, say=say)
+        found[when] = _by_attack(model, config)
     say(f"f_b of {config.n_fb} layers: dependence under {', '.join(config.attacks)}")
     test = networks.test_images(config.pair.robust, config.images)
-    return found | {"layers": layers.weight_layers(robust)[-config.n_fb - 1 :], "n": len(test)}
+    return found | {"layers": layers.weight_layers(model)[-config.n_fb - 1 :], "n": len(test)}
 
 
 def _by_attack(model: nn.Module, config: SizeConfig) -> dict[str, Any]:

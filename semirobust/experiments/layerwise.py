@@ -20,7 +20,6 @@ Departures from the paper:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -30,11 +29,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from semirobust import attacks, dependence, layers, models, paths, readouts, runs, training
+from semirobust import attacks, dependence, layers, models, paths, readouts, runs
 from semirobust.experiments import algorithm_1, networks
-from semirobust.experiments.networks import Pair
+from semirobust.experiments.networks import FineTuning, Pair
 from semirobust.layers import fast_dtype
-from semirobust.training import TrainConfig
 
 EXPERIMENT = "layerwise"
 SHUFFLES = 5  # the control of the dependence is a mean over this many shuffles
@@ -74,15 +72,6 @@ class Effort:
 
     steps: int
     restarts: int
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How a trial of Algorithm 1 fine-tunes f_b."""
-
-    config: TrainConfig
-    limit: int
-    validation: int
 
 
 @dataclass(frozen=True)
@@ -158,37 +147,9 @@ def plans(profile: str) -> list[Plan]:
 # --- what a run measures ---
 
 
-def subject_network(config: LayerwiseConfig, *, say: runs.Say = runs.quiet) -> nn.Module:
-    """The network of ``config.subject``, in evaluation mode.
-
-    Raises ``ValueError`` for a subject that is none of the four kinds, or a fine-tuned one without
-    ``fine_tuning``.
-    """
-    if config.subject in ("standard", "robust"):
-        return networks.trained(getattr(config.pair, config.subject), say=say)[0]
-    match = re.fullmatch(r"(semirobust|fine_tuned)_([1-9]\d*)", config.subject)
-    if match is None:
-        raise ValueError(
-            f"unknown subject {config.subject!r}; known: standard, robust, semirobust_N and fine_tuned_N, "
-            "N the number of layers of f_b"
-        )
-    n_fb = int(match[2])
-    if match[1] == "semirobust":
-        standard = networks.trained(config.pair.standard, say=say)[0].state_dict()
-        return training.algorithm_1.semirobust(
-            networks.trained(config.pair.robust, say=say)[0], standard, n_fb
-        )[0].eval()
-    tuning = config.fine_tuning
-    if tuning is None:
-        raise ValueError(f"{config.subject} needs fine_tuning: how f_b is fine-tuned")
-    return networks.fine_tuned(
-        config.pair, n_fb, tuning.config, limit=tuning.limit, validation=tuning.validation, say=say
-    )[0]
-
-
 def run(config: LayerwiseConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Correlations, dependences and growth of one network, on test images."""
-    model = subject_network(config, say=say)
+    model = networks.subject(config.subject, config.pair, config.fine_tuning, say=say)
     known = [layers.INPUT, *layers.weight_layers(model)]
     _check_layers(config.layers, known)
     attack = asdict(config.pair.attack)

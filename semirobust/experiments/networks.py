@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -73,6 +74,15 @@ class FineTunedConfig:
     n_fb: int
     fine_tune: TrainConfig
     n_images: int
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a trial of Algorithm 1 fine-tunes f_b."""
+
+    config: TrainConfig
+    limit: int
+    validation: int
 
 
 def pair(recipe: TrainConfig, attack: PGD, *, adversarial: TrainConfig | None = None, **common: Any) -> Pair:
@@ -318,6 +328,32 @@ def fine_tuned(
     model = build(pair.robust)
     model.load_state_dict(state)
     return model.eval(), meta
+
+
+def subject(
+    name: str, pair: Pair, fine_tuning: FineTuning | None = None, *, say: runs.Say = runs.quiet
+) -> nn.Module:
+    """A network made of a pair, in evaluation mode: ``standard``, ``robust``, ``semirobust_N`` (f_a* with the
+    f_b of the standard one) or ``fine_tuned_N``, with N layers of f_b.
+
+    Raises ``ValueError`` for another name, or a fine-tuned one without ``fine_tuning``.
+    """
+    if name in ("standard", "robust"):
+        return trained(getattr(pair, name), say=say)[0]
+    match = re.fullmatch(r"(semirobust|fine_tuned)_([1-9]\d*)", name)
+    if match is None:
+        raise ValueError(
+            f"unknown subject {name!r}; known: standard, robust, semirobust_N and fine_tuned_N, "
+            "N the number of layers of f_b"
+        )
+    n_fb = int(match[2])
+    if match[1] == "semirobust":
+        standard = trained(pair.standard, say=say)[0].state_dict()
+        return training.algorithm_1.semirobust(trained(pair.robust, say=say)[0], standard, n_fb)[0].eval()
+    if fine_tuning is None:
+        raise ValueError(f"{name} needs fine_tuning: how f_b is fine-tuned")
+    limit, validation = fine_tuning.limit, fine_tuning.validation
+    return fine_tuned(pair, n_fb, fine_tuning.config, limit=limit, validation=validation, say=say)[0]
 
 
 def _fine_tune(

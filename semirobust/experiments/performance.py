@@ -26,12 +26,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from semirobust import attacks, bounds, paths, readouts, runs, training
+from semirobust import attacks, bounds, paths, readouts, runs
 from semirobust.bounds import Pair as Folded
 from semirobust.bounds import between, distance, folded_pair, moved, peeled, steepest
 from semirobust.experiments import algorithm_1, networks
-from semirobust.experiments.layerwise import FineTuning
-from semirobust.experiments.networks import Pair
+from semirobust.experiments.networks import FineTuning, Pair
 from semirobust.layers import fast_dtype, model_outputs
 
 EXPERIMENT = "performance"
@@ -135,29 +134,6 @@ def plans(profile: str) -> list[Plan]:
 # --- one subject ---
 
 
-def subject_network(config: PerformanceConfig, *, say: runs.Say = runs.quiet) -> tuple[nn.Module, nn.Module]:
-    """((f_a*, f_b*), the subject), both in evaluation mode.
-
-    Raises ``ValueError`` for a subject that is neither ``semirobust`` nor ``fine_tuned``, or a fine-tuned one
-    without ``fine_tuning``.
-    """
-    if config.subject not in ("semirobust", "fine_tuned"):
-        raise ValueError(f"unknown subject {config.subject!r}; known: semirobust, fine_tuned")
-    tuning = config.fine_tuning
-    if config.subject == "fine_tuned" and tuning is None:
-        raise ValueError("fine_tuned needs fine_tuning: how f_b is fine-tuned")
-    star = networks.trained(config.pair.robust, say=say)[0]
-    if config.subject == "semirobust" or tuning is None:
-        standard = networks.trained(config.pair.standard, say=say)[0].state_dict()
-        return star, training.algorithm_1.semirobust(star, standard, config.n_fb)[0].eval()
-    return star, _fine_tuned(config.pair, config.n_fb, tuning, say)
-
-
-def _fine_tuned(pair: Pair, n_fb: int, tuning: FineTuning, say: runs.Say) -> nn.Module:
-    limit, validation = tuning.limit, tuning.validation
-    return networks.fine_tuned(pair, n_fb, tuning.config, limit=limit, validation=validation, say=say)[0]
-
-
 def run(config: PerformanceConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any]:
     """Losses, accuracies and correlations of both networks, and what P-1, P-2 and P-3 say of them.
 
@@ -165,7 +141,9 @@ def run(config: PerformanceConfig, *, say: runs.Say = runs.quiet) -> dict[str, A
     The difference there bounds that of the adversarial losses, as far as PGD is the worst attack. ``own``:
     each network under PGD against itself.
     """
-    star, tilde = subject_network(config, say=say)
+    star = networks.trained(config.pair.robust, say=say)[0]
+    name = f"{config.subject}_{config.n_fb}"
+    tilde = networks.subject(name, config.pair, config.fine_tuning, say=say)
     test = networks.test_images(config.pair.robust, config.sizes.images)
     labels, n = test.labels, config.sizes.curvature
     options = asdict(config.pair.attack) | {"seed": config.seed}
@@ -251,7 +229,7 @@ def run_path(config: PathConfig, *, say: runs.Say = runs.quiet) -> dict[str, Any
     along the directions that ascents in the first layer of f_b find.
     """
     star = networks.trained(config.pair.robust, say=say)[0]
-    tilde = _fine_tuned(config.pair, config.n_fb, config.fine_tuning, say)
+    tilde = networks.subject(f"fine_tuned_{config.n_fb}", config.pair, config.fine_tuning, say=say)
     test = networks.test_images(config.pair.robust, config.sizes.images)
     pair = folded_pair(star, tilde, config.n_fb)
     device = next(star.parameters()).device

@@ -10,7 +10,7 @@ import torch
 from semirobust import attacks, dependence, paths, runs, training
 from semirobust.experiments import algorithm_1, figure_1, networks
 from semirobust.experiments.figure_1 import ATTACKS, SizeConfig
-from semirobust.experiments.layerwise import FineTuning
+from semirobust.experiments.networks import FineTuning
 from semirobust.experiments.verdicts import verdicts
 from semirobust.training import PGD
 from tests.cases import use_store

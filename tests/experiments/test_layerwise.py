@@ -148,11 +148,15 @@ def test_the_fine_tuned_network_is_the_one_that_the_trial_ends_with(outcome):
         assert algorithm_1._summary(evaluation)["correct"] == trial["test"][attack]["correct"]
 
 
+def subject_of(config):
+    return networks.subject(config.subject, config.pair, config.fine_tuning)
+
+
 def test_fine_tuned_networks_are_cached_and_keep_f_a(outcome, monkeypatch):
     monkeypatch.setattr(networks, "_fine_tune", lambda *_, **__: pytest.fail("fine-tuned again"))
-    tuned = layerwise.subject_network(PLAN.configs[2])
+    tuned = subject_of(PLAN.configs[2])
     robust, standard = networks.trained(PAIR.robust)[0], networks.trained(PAIR.standard)[0]
-    before = layerwise.subject_network(PLAN.configs[1])
+    before = subject_of(PLAN.configs[1])
     split = layers.Split(robust, 2)
     states = [model.state_dict() for model in (tuned, before, robust, standard)]
     for name in split.names_a:

@@ -14,7 +14,7 @@ from torch import nn
 from semirobust import bounds, experiments, paths, runs, training
 from semirobust.bounds import folded_pair
 from semirobust.experiments import algorithm_1, layerwise, networks, performance
-from semirobust.experiments.layerwise import FineTuning
+from semirobust.experiments.networks import FineTuning
 from semirobust.experiments.performance import Effort, PathConfig, PerformanceConfig, Sizes
 from semirobust.layers import Split
 from semirobust.training import PGD
@@ -234,7 +234,7 @@ def test_the_plans():
 
 
 def test_bad_configurations():
-    with pytest.raises(ValueError, match="unknown subject 'robust'; known: semirobust, fine_tuned"):
+    with pytest.raises(ValueError, match="unknown subject 'robust_1'; known: standard"):
         performance.run(_config("robust", 1))
     with pytest.raises(ValueError, match="needs fine_tuning"):
         performance.run(_config("fine_tuned", 1, fine_tuning=None))
