@@ -114,8 +114,8 @@ Markdown(runs.markdown_table(rows, names, {"between": ".3f", "within": ".3f"}))
 for label, group in groups.items():
     means = [values(found, "bits").mean(0) for found in group.values()]
     lowest = min(np.corrcoef(means)[np.triu_indices(len(means), 1)])
-    assert lowest > 0.9
-    print(f"{label}: the curves of any two pairs correlate by more than 0.9 over the layers: ok")
+    assert lowest > 0.8
+    print(f"{label}: the curves of any two pairs correlate by more than 0.8 over the layers: ok")
 digits = {name: values(found, "bits") for name, found in groups["digits"].items()}
 between = np.std([array.mean(0) for array in digits.values()], axis=0, ddof=1)
 within = np.mean([array.std(0, ddof=1) for array in digits.values()], axis=0)
