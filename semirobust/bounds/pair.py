@@ -33,10 +33,12 @@ def folded_pair(
     for name in {**shapes[0], **shapes[1]}:
         if shapes[0].get(name) != shapes[1].get(name):
             found = [list(s[name]) if name in s else "missing" for s in shapes]
-            raise ValueError(f"the two networks must have one shape: {name} is {found[0]} and {found[1]}")
+            raise ValueError(
+                f"the two networks must have the same shape: {name} is {found[0]} and {found[1]}"
+            )
     for one, other in zip_longest(_calls(star), _calls(tilde), fillvalue="nothing"):
         if one != other:
-            raise ValueError(f"the two networks must have one shape: one runs {one}, the other {other}")
+            raise ValueError(f"the two networks must have the same shape: one runs {one}, the other {other}")
     split = Split(star, n_fb)
     state = [dict(body.state_dict(keep_vars=True)) for body in (star, tilde)]
     for name in split.names_a:

@@ -171,13 +171,7 @@ def find_collisions(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    names = [
-        name
-        for name, entry in inspect.signature(METHODS[method]).parameters.items()
-        if entry.kind is entry.KEYWORD_ONLY
-    ]
-    if unknown := sorted(set(options) - set(names)):
-        raise TypeError(f"method {method!r} has no option {unknown[0]!r}; its options: {', '.join(names)}")
+    inspect.signature(METHODS[method]).bind(None, u, v, None, **options)  # TypeError for an unknown option
     network = Network.of(layers, rectified)
     u, v = check_pairs(u, v, network.inputs)
     points = None if at is None else check_points(at, u)

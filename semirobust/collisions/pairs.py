@@ -119,7 +119,7 @@ def search(
     check_whole(processes=(processes, 1), audited=(audited, 0))
     name = _digest(positive, negative)
     if after is not None and after.points != name:
-        raise ValueError("the search of the earlier layer is one of other points; pass the same to both")
+        raise ValueError("the search of the earlier layer used other points; pass the same points to both")
     linear = linear_distances(network.layers[0].weight, positive, negative)
     if len(network.layers) == 1 and not rectified:  # the closed form is exact
         nothing = np.zeros(linear.shape, bool)

@@ -41,7 +41,9 @@ def ksg(*, neighbours: int = 3) -> Measure:
 
     def begin(x: Array, y: Array, generator: np.random.Generator) -> Score:
         if len(x) <= neighbours:
-            raise ValueError(f"{len(x)} samples have no {neighbours} neighbours each; lower neighbours")
+            raise ValueError(
+                f"{len(x)} samples are too few for {neighbours} neighbours each; lower neighbours"
+            )
         side_x, side_y = _without_ties(x, generator), _without_ties(y, generator)
         if not (side_x.any() and side_y.any()):  # a side that does not vary
             return lambda rows_x, rows_y: 0.0

@@ -132,7 +132,7 @@ def as_pair(x: Samples, y: Samples) -> tuple[Array, Array]:
         array = np.ascontiguousarray(as_samples(values, name), dtype=np.float64)
         if not np.isfinite(array).all():
             raise ValueError(
-                f"{name} has NaN or infinite values; mend what produced it (a diverged network?) or leave "
+                f"{name} has NaN or infinite values; check what produced it (a diverged network?) or leave "
                 "those samples out"
             )
         sides.append(array)

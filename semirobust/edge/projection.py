@@ -79,7 +79,7 @@ class Moments:
             variance = _numpy(self._squares) / self.n - np.square(_numpy(self._sum) / self.n)
         if not np.isfinite(variance).all():  # a NaN, inf or 1e155
             raise ValueError(
-                f"{name} has NaN, infinite or overflowing values; mend what produced it (a diverged "
+                f"{name} has NaN, infinite or overflowing values; check what produced it (a diverged "
                 "network?) or leave those samples out"
             )
         return np.sqrt(np.maximum(variance, 0))

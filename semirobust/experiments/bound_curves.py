@@ -121,7 +121,7 @@ class Gap(NamedTuple):
 def gap(first: Bound, second: Bound, loss: str) -> Gap:
     """The extremes of first - second over the budgets. Raises ValueError where the budgets differ."""
     if not np.array_equal(first.budgets, second.budgets):
-        raise ValueError("the two bounds have other budgets, so they cannot be compared")
+        raise ValueError("the two bounds have different budgets, so they cannot be compared")
     difference = first.loss(loss) - second.loss(loss)
     high, low = int(difference.argmax()), int(difference.argmin())
     budgets = first.budgets
@@ -153,7 +153,7 @@ def budget_lost(after: Bound, before: Bound, loss: str) -> float:
     of the area is missing. In pixels; 0 for equal curves. Raises ValueError where the budgets differ.
     """
     if not np.array_equal(after.budgets, before.budgets):
-        raise ValueError("the two bounds have other budgets, so they cannot be compared")
+        raise ValueError("the two bounds have different budgets, so they cannot be compared")
     area = np.trapezoid(after.loss(loss) - before.loss(loss), after.budgets)
     return float(area / before.guessing(loss))
 

@@ -47,7 +47,7 @@ class Network:
             self.bounds.config[key] != self.record.config[key] for key in ("network", "per_class")
         ):
             raise ValueError(
-                f"{self.bounds.path.name} has the bounds of another network, or of other points, than "
+                f"{self.bounds.path.name} was computed for another network or other points than "
                 f"{self.record.path.name}"
             )
 

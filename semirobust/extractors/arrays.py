@@ -58,7 +58,7 @@ def check_points(at: Any, u: Array) -> tuple[Array, Array]:
     """
     if not isinstance(at, tuple | list) or len(at) != 2:
         raise ValueError(
-            f"at is no pair (u~, v~), but {type(at).__name__}; pass two arrays of shape {u.shape}"
+            f"at must be a pair (u~, v~), got {type(at).__name__}; pass two arrays of shape {u.shape}"
         )
     missing = [np.isnan(as_reals(values, "at")) for values in at]
     for values in missing:
@@ -68,7 +68,7 @@ def check_points(at: Any, u: Array) -> tuple[Array, Array]:
     partly = np.flatnonzero(both.any(axis=1) & ~both.all(axis=1))
     if len(partly):
         raise ValueError(
-            f"row {partly[0]} of at is NaN in parts; where no collision is known, fill both rows with NaN"
+            f"row {partly[0]} of at is partly NaN; where no collision is known, fill both rows with NaN"
         )
     none = both[:, :1]
     first, second = (as_float64(np.where(none, 0.0, as_reals(values, "at")), "at", 2) for values in at)

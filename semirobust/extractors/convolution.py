@@ -104,6 +104,6 @@ def _padding(conv: nn.Conv2d) -> tuple[int, ...]:
     total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     if any(size % 2 for size in total):
         raise ValueError(
-            "padding='same' is lopsided for this kernel; pad the images first and use padding='valid'"
+            "padding='same' pads unevenly for this kernel; pad the images first and use padding='valid'"
         )
     return tuple(size // 2 for size in total)

@@ -26,7 +26,7 @@ class ChannelAffine(nn.Module):
         if isinstance(layer, Normalize):
             scale, mean, bias = 1 / norm.std.double().flatten(), norm.mean.double().flatten(), 0.0
         elif norm.running_var is None:
-            raise ValueError(f"{layer} normalises with the statistics of the batch, so it is no fixed map")
+            raise ValueError(f"{layer} normalises with batch statistics, so it is not a fixed function")
         else:
             scale, mean = (norm.running_var.double() + norm.eps).rsqrt(), norm.running_mean.double()
             scale = scale if norm.weight is None else scale * norm.weight.double()

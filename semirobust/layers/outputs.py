@@ -75,11 +75,7 @@ def count_runs(model: nn.Module, images: torch.Tensor, names: Sequence[str]) -> 
 
     Raises ``ValueError`` for a name that is not a module of the model, or that does not run.
     """
-    known = dict(model.named_modules())
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"no module named {', '.join(unknown)}; weight layers: {', '.join(weight_layers(model))}"
-        )
+    _check_names(model, names)
     runs = dict.fromkeys(names, 0)
 
     def count(name: str, output: torch.Tensor) -> None:
@@ -130,9 +126,17 @@ def each_output(
             model(batch.to(device))
             if astray := [name for name, times in left.items() if times]:
                 raise ValueError(
-                    f"{', '.join(astray)} ran another number of times than for the first image; layers whose "
+                    f"{', '.join(astray)} did not run as often as for the first image; layers whose "
                     "use depends on the input cannot be compared"
                 )
+
+
+def _check_names(model: nn.Module, names: Sequence[str]) -> None:
+    known = dict(model.named_modules())
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"no module named {', '.join(unknown)}; weight layers: {', '.join(weight_layers(model))}"
+        )
 
 
 @contextmanager
@@ -178,12 +182,7 @@ def activations(
         raise ValueError(
             f"give at least one image and a batch_size of at least 1, got {len(images)} and {batch_size}"
         )
-    modules = dict(model.named_modules())
-    unknown = [name for name in names if name not in modules]
-    if unknown:
-        raise ValueError(
-            f"no module named {', '.join(unknown)}; weight layers: {', '.join(weight_layers(model))}"
-        )
+    _check_names(model, names)
     collected: dict[str, torch.Tensor] = {}
     position = 0
 
@@ -193,16 +192,10 @@ def activations(
             collected[name] = torch.empty(len(images), flat.shape[1])
         collected[name][position : position + len(flat)] = flat
 
-    device = next(model.parameters(), images).device
-    with preserve(model), torch.no_grad():
-        model.eval()
-        handles = [modules[n].register_forward_hook(lambda _m, _i, out, n=n: keep(n, out)) for n in names]
-        try:
-            for position in range(0, len(images), batch_size):
-                model(images[position : position + batch_size].to(device))
-        finally:
-            for handle in handles:
-                handle.remove()
+    device = _device(model, images)
+    with _hooked(model, names, keep):
+        for position in range(0, len(images), batch_size):
+            model(images[position : position + batch_size].to(device))
     silent = [name for name in names if name not in collected]
     if silent:
         raise ValueError(f"modules that did not run in the forward pass: {', '.join(silent)}")

@@ -357,6 +357,6 @@ def _check_classes(labels: torch.Tensor, classes: int) -> None:
     missing: Sequence[int] = sorted(set(range(classes)) - set(labels.tolist()))
     if missing:
         raise ValueError(
-            f"no training image is of class {', '.join(map(str, missing))}: the probe answers with one of "
-            f"the model's {classes} classes and must see each"
+            f"no training image is of class {', '.join(map(str, missing))}: the probe needs images of each of "
+            f"the model's {classes} classes"
         )

@@ -50,7 +50,7 @@ class Matrix:
         self.matrix = matrix
         self.widths = tuple(widths) if widths is not None else (matrix.shape[1],)
         if sum(self.widths) != matrix.shape[1] or min(self.widths) < 1:
-            raise ValueError(f"groups of {list(self.widths)} columns do not make {matrix.shape[1]}")
+            raise ValueError(f"groups of {list(self.widths)} columns do not add up to {matrix.shape[1]}")
         self.names = tuple(f"group {number}" for number in range(len(self.widths)))
 
     def __len__(self) -> int:

@@ -234,7 +234,11 @@ def train_readout(
         raise ValueError(f"held_out = {held_out} leaves none of {len(x)} points to train on; make it smaller")
     with torch.no_grad():
         z = features(x)  # [N, m]
-    head = fresh_head(z.shape[1], hidden, generator) if start is None else copy.deepcopy(start.head)
+    head = (
+        fresh_head(z.shape[1], 1, hidden, generator, torch.float64)
+        if start is None
+        else copy.deepcopy(start.head)
+    )
     readout = Readout(features, head)
     _check(readout, x, y, eps)
     keep, used = torch.randperm(len(x), generator=generator).tensor_split([math.ceil(held_out * len(x))])

@@ -199,7 +199,9 @@ def out_of_batch(
     """
     parts = batches(len(gram), batch_size, targets.shape[1])
     if len(parts) < 2:
-        raise ValueError("there is one batch only, so that no other one can speak: use a smaller batch_size")
+        raise ValueError(
+            "there is only one batch, and none is left without an image's own: use a smaller batch_size"
+        )
     predicted = gram @ solution.coefficients  # [n, K]
     for part in parts:
         predicted[part] -= gram[part, part] @ solution.coefficients[part]

@@ -63,9 +63,7 @@ def _canonical_value(value: Any, where: str) -> Any:
         return {key: _canonical_value(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, float):
         if math.isnan(value):
-            raise ValueError(
-                f"{where} is NaN, which equals nothing and so names no run: use None or a number"
-            )
+            raise ValueError(f"{where} is NaN, which cannot name a run: use None or a number")
         # 1 and 1.0 are equal, and mean the same run
         return int(value) if value.is_integer() else float(value)
     if value is None or isinstance(value, bool | int | str):

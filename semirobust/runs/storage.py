@@ -84,7 +84,7 @@ def _untag(mapping: dict[str, Any]) -> Any:
 
 
 def _refuse(word: str) -> float:
-    raise ValueError(f"the word {word} is not JSON")
+    raise ValueError(f"{word} is not valid JSON")
 
 
 def json_text(value: Any, *, indent: int | None = 1) -> str:

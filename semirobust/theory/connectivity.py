@@ -133,7 +133,7 @@ def linear_correlation(weights: Sequence[Any], mean: Sequence[Any], eps: Any, *,
     """
     w, mu = _column(weights), _column(mean)
     if len(w) != len(mu) or len(w) == 0:
-        raise ValueError(f"weights and mean must have one length, got {len(w)} and {len(mu)}")
+        raise ValueError(f"weights and mean must have the same length, got {len(w)} and {len(mu)}")
     if norm not in ("linf", "l2") or not eps >= 0:
         raise ValueError(f"norm must be linf or l2 and eps at least 0, got {norm!r} and {eps}")
     dual = sum(abs(value) for value in w) if norm == "linf" else float(np.linalg.norm([float(v) for v in w]))

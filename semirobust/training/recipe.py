@@ -112,7 +112,7 @@ class TrainConfig:
             raise ValueError(f"unknown precision {self.precision!r}; known: auto, float32, bfloat16")
         if self.precision == "bfloat16" and isinstance(self.attack, TRADES):
             raise ValueError(
-                "TRADES starts closer to an image than bfloat16 can tell apart: use precision='float32'"
+                "bfloat16 cannot represent the small random start of TRADES: use precision='float32'"
             )
 
     @property

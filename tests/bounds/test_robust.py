@@ -501,7 +501,7 @@ def test_networks_that_do_not_fit_together() -> None:
         curvature(star, other, images, labels, 2)
     with pytest.raises(ValueError, match="must share f_a"):
         robust_difference(star, other, images, 2, eps=0.1)
-    with pytest.raises(ValueError, match=r"must have one shape: 0\.weight is \[8, 4\] and \[1, 1\]"):
+    with pytest.raises(ValueError, match=r"must have the same shape: 0\.weight is \[8, 4\] and \[1, 1\]"):
         telescope(star, chain(1, 2, 3), images, 1)
     with pytest.raises(ValueError, match=r"one runs 1 Identity\(\) .*, the other 1 Tanh\(\)"):
         telescope(chain(1, 2), chain(1, 2, activation=nn.Tanh()), torch.ones(1, 1), 1)

@@ -355,7 +355,7 @@ def test_bad_convolutions() -> None:
         ConvOperator(conv, (3, 5, 5))
     with pytest.raises(ValueError, match="larger images"):
         ConvOperator(conv, (1, 2, 2))
-    with pytest.raises(ValueError, match="lopsided"):
+    with pytest.raises(ValueError, match="pads unevenly"):
         ConvOperator(nn.Conv2d(1, 1, 2, padding="same"), (1, 5, 5))
     with pytest.raises(ValueError, match="at most 4096"):
         linear_collision(ConvOperator(conv, (1, 65, 65)), np.zeros((1, 4225)), np.zeros((1, 4225)))

@@ -61,7 +61,7 @@ def test_the_gap_has_both_signs() -> None:
     first, second = made(0, 0.1, 0.2, 0.5), made(0, 0.0, 0.4, 0.5)
     assert bound_curves.gap(first, second, "zero_one") == pytest.approx((0.1, 1.0, -0.2, 2.0))
     other = replace(second, budgets=second.budgets + 1)
-    with pytest.raises(ValueError, match="other budgets"):
+    with pytest.raises(ValueError, match="different budgets"):
         bound_curves.gap(first, other, "zero_one")
 
 
@@ -148,7 +148,7 @@ def test_the_budget_lost_is_the_mean_shift_of_a_curve() -> None:
     assert bound_curves.budget_lost(steep, slow, "zero_one") == pytest.approx(0.5)  # none to one, evenly
     assert bound_curves.budget_lost(slow, steep, "zero_one") == pytest.approx(-0.5)
     assert bound_curves.budget_lost(steep, steep, "zero_one") == 0
-    with pytest.raises(ValueError, match="other budgets"):
+    with pytest.raises(ValueError, match="different budgets"):
         bound_curves.budget_lost(steep, replace(steep, budgets=2 * steep.budgets), "zero_one")
 
 

@@ -321,7 +321,7 @@ def test_readouts_above_their_ceiling_are_listed():
 def test_bounds_of_other_points_are_refused():
     found = stored_network()
     other = replace(found.bounds, config=found.bounds.config | {"per_class": 5})
-    with pytest.raises(ValueError, match="another network, or of other points"):
+    with pytest.raises(ValueError, match="another network or other points"):
         ceiling_curves.Network(found.record, other)
 
 

@@ -282,7 +282,7 @@ class Wayward(nn.Module):
 
 def test_layers_whose_use_depends_on_the_input_are_refused() -> None:
     model, images = Wayward(), random_images(5).images
-    with pytest.raises(ValueError, match="layer ran another number of times"):
+    with pytest.raises(ValueError, match="layer did not run as often"):
         gathered(model, images, ["layer"])
     with pytest.raises(ValueError, match="patches gives 10 rows for 5 images"):
         gathered(model, images, ["patches"])

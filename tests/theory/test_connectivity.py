@@ -254,7 +254,7 @@ def test_bad_calls() -> None:
         net.unroll({1: [[1, 2, 3], [4, 5, 6]]})
     with pytest.raises(ValueError, match="at least 0"):
         path_count(-1)
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="same length"):
         linear_correlation([1], [1, 2], 0)
     with pytest.raises(ValueError, match="norm must be linf or l2"):
         linear_correlation([1], [1], 0, norm="l1")
