@@ -85,7 +85,7 @@ plt.show()
 # PGD accuracy of ResNet-18, printed and ours: $Acc^*$ of the robust network, $Acc_{sr}$ of its frozen $f_a^*$
 # with the old $f_b$, $\widetilde{Acc}$ after $f_b$ is fine-tuned.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 found = tables.side_by_side(["reference"], ["pgd"], readings=["sound"]) + controls.long_rows(["pgd"])
 found = [row for row in found if row["network"].startswith("resnet18") and row["dataset"] == "cifar10"]
 Markdown(tables.compact([row for row in found if row["n_fb"] in (4, 12)]))

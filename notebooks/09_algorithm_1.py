@@ -62,7 +62,7 @@ plt.show()
 # block, so that $f_b$ reads a shortcut too; at odd numbers $F=f_b\circ f_a$ holds to the letter.) `run_plan` computes what is not stored: three trials for
 # each size, measured before fine-tuning (epoch 0) and after each epoch.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 standard, robust = (networks.trained(config)[0] for config in (plan.pair.standard, plan.pair.robust))
 for n_fb in plan.n_fb:
     split = layers.Split(robust, n_fb)
@@ -97,7 +97,7 @@ plt.show()
 # accuracy is reported. **Sound**, held-out images decide and the test set only reports. "Until validation
 # stops" is one trial on all 48,000 images; the other trials are short and have not converged.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 shown = tables.our_rows(outcome, ["pgd"], reading="sound", profile=profile)
 shown += tables.our_rows(reference, ["pgd"], reading="sound", profile="reference")
 Markdown(tables.compact(shown + controls.long_rows(["pgd", "autoattack"])))

@@ -75,7 +75,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 Markdown(tables.compact(rows + long))
 
-# %% tags=["nbval-ignore-output"]
+# %%
 print("not run, or not all of it:\n  " + "\n  ".join(tables.not_run(PROFILES) or ["nothing"]))
 
 # %% [markdown]
@@ -96,7 +96,7 @@ Markdown(tables.as_markdown(deep, ["source", "network", "dataset", *tables.BACK,
 # The differences are paired, with their interval.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def weak_attack(outcome):
     """PGD and AutoAttack of ten steps less the published AutoAttack, in points, on the images all three had."""
     star = outcome.baseline.metrics["accuracy"]["robust"]

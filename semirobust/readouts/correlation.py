@@ -357,6 +357,6 @@ def _check_classes(labels: torch.Tensor, classes: int) -> None:
     missing: Sequence[int] = sorted(set(range(classes)) - set(labels.tolist()))
     if missing:
         raise ValueError(
-            f"no training image is of class {', '.join(map(str, missing))}: the probe needs images of each of "
+            f"no training image is of class {', '.join(map(str, missing))}: the probe needs images of all "
             f"the model's {classes} classes"
         )

@@ -274,7 +274,7 @@ def test_one_layer_is_enough_for_upto() -> None:
         (nn.Conv2d(2, 2, 3), (2, 8, 2), "at least as large as the kernel"),
         (nn.Conv2d(2, 2, 3), (2,), "does not take an input"),
         (nn.Linear(3, 2), (4,), "takes 3 numbers"),
-        (nn.BatchNorm2d(2, track_running_stats=False), (2, 8, 8), "statistics of the batch"),
+        (nn.BatchNorm2d(2, track_running_stats=False), (2, 8, 8), "batch statistics"),
         (nn.ReLU(), (3,), "only Linear, Conv2d"),
     ],
 )

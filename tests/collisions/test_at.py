@@ -97,12 +97,12 @@ def test_what_cannot_be_verified_is_not_believed() -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        (np.zeros((2, 1, 2))[:1], "at is no pair"),
-        ([[[0.0, 0.0]]], "at is no pair"),
+        (np.zeros((2, 1, 2))[:1], "at must be a pair"),
+        ([[[0.0, 0.0]]], "at must be a pair"),
         (([[0.0]], [[0.0]]), r"points of shape \(1, 1\) and u \(1, 2\)"),
         (([[0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]), r"points of shape \(2, 2\)"),
-        (([[0.0, math.nan]], [[0.0, 0.0]]), "row 0 of at is NaN in parts"),
-        (([[math.nan, math.nan]], [[0.0, 0.0]]), "row 0 of at is NaN in parts"),
+        (([[0.0, math.nan]], [[0.0, 0.0]]), "row 0 of at is partly NaN"),
+        (([[math.nan, math.nan]], [[0.0, 0.0]]), "row 0 of at is partly NaN"),
         (([[0.0, math.inf]], [[0.0, 0.0]]), "at has 1 values that are NaN or infinite"),
     ],
 )

@@ -395,7 +395,7 @@ class Attention(nn.Module):
         (Attention("several"), "several outputs: return the logits alone, or name a layer"),
         (Attention("constant"), "does not depend on the image"),
         (Attention("in place"), r"layer relu \(relu\).*in place on a value that is used again"),
-        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "statistics of the batch"),
+        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), "batch statistics"),
         (nn.Sequential(nn.Conv2d(1, 1, 5), nn.MaxPool2d(2, 1, 1, 3)), r"layer 1 .*a window lies outside"),
     ],
 )

@@ -182,7 +182,7 @@ def test_what_an_image_is_told_in_its_own_batch_is_its_target():
         weights = [torch.linalg.pinv(f) @ y for f, y in zip(features.split(10), goal.split(10), strict=True)]
         rest = torch.stack(weights[:k] + weights[k + 1 :]).mean(0)
         assert close(others[at], features[at] @ rest, 1e-9)
-    with pytest.raises(ValueError, match="one batch only"):
+    with pytest.raises(ValueError, match="only one batch"):
         solve.out_of_batch(gram, found, goal, 40)
 
 

@@ -348,6 +348,42 @@ def test_a_killed_run_leaves_no_kernel_behind(tmp_path) -> None:
     assert wait_until(lambda: not alive(kernel))
 
 
+def workers_of(root: Path) -> list[int]:
+    """The processes that run a notebook of ``root``."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if "tools.notebooks.execute" in words and str(root) in words and alive(int(folder.name)):
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
+def test_a_run_killed_before_its_worker_is_up_leaves_no_worker_behind(tmp_path) -> None:
+    """The worker needs seconds to import; its parent is gone before it can ask who that was."""
+    root = tmp_path
+    write(root, "01_a", "import time; time.sleep(600)")
+    code = f"from pathlib import Path; from tools.notebooks import run; run.run(Path({str(root)!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], env=workers.environment(), cwd=root)
+    assert wait_until(lambda: bool(workers_of(root)), 60)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not workers_of(root), 60)
+
+
+def test_relative_folders_mean_the_same_place_in_every_worker(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in paths.VARIABLES:
+        monkeypatch.setenv(variable, variable.lower())
+    environment = workers.environment()
+    assert [environment[name] for name in paths.VARIABLES] == [
+        str(tmp_path / name.lower()) for name in paths.VARIABLES
+    ]
+
+
 # --- the verdict ---
 
 

@@ -17,11 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]  # the folder of the checkout
 GRACE = 60.0  # seconds in which a worker ends its own kernel and saves the notebook, before it is killed
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def environment(threads: int = 1) -> dict[str, str]:
     """The environment of a child process.
 
