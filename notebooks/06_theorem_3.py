@@ -55,7 +55,8 @@ for path in network.paths(1):
     print(" -> ".join(map(str, path)))
 print(f"{len(network.paths(1))} paths; M_1 = {network.transfer()[1].item()}")
 layer_by_layer = network.unroll({1: [[3]]})[4].item()  # f_a(x) = 3, then every layer in turn
-print(f"with f_a(x) = 3 the output is {layer_by_layer}, layer by layer and through M_1")
+through_paths = 3 * network.transfer()[1].item()
+print(f"with f_a(x) = 3 the output is {layer_by_layer} layer by layer, and {through_paths} through M_1")
 
 
 # %%
@@ -253,7 +254,7 @@ plt.show()
 # ## Checks
 
 # %%
-assert layer_by_layer == 3 * network.transfer()[1].item()
+assert layer_by_layer == through_paths
 print("the sum over paths is the network, layer by layer: ok")
 assert [value / half for value in truth] == [path_count(m).exact for m in range(len(truth))]
 print("all connections 1: the factor is the number of paths, exactly: ok")
