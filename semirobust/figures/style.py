@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib import image
 from matplotlib import style as matplotlib_style
 from matplotlib.figure import Figure
 
@@ -58,7 +62,7 @@ def save_figure(
     notebook: str | None = None,
 ) -> list[Path]:
     """Writes NAME.png, NAME.pdf and NAME.json under ``figures/PROFILE``, each atomically; returns the
-    paths.
+    paths. They stay as they are where nothing that a reader can see has changed (see `_same`).
 
     The JSON says which result files the figure was drawn from (`sources`: records or paths, with their
     sha256), the numbers it shows (`data`: whatever JSON can hold), the notebook and the versions. Nothing
@@ -79,7 +83,10 @@ def save_figure(
         "versions": {name: version and version.partition("+")[0] for name, version in made_with.items()},
     }
     text = runs.json_text(sidecar)  # refuses what JSON cannot hold, before a figure is written
+    sidecar = json.loads(text)
     folder = paths.figures_root() / profile
+    if _same(figure, folder / name, sidecar):
+        return [(folder / name).with_suffix(f".{kind}") for kind in (*_METADATA, "json")]
     with styled():
         written = [
             runs.write_atomic(
@@ -88,6 +95,51 @@ def save_figure(
             for kind, volatile in _METADATA.items()
         ]
     return [*written, runs.write_atomic(folder / f"{name}.json", f"{text}\n".encode())]
+
+
+#: numbers of a figure that agree to this share (or to this much) count as the same; a grey level is 1 / 255
+_TOLERANCE, _GREY_LEVELS = 0.01, 2 / 255
+
+
+def _same(figure: Figure, path: Path, sidecar: dict[str, Any]) -> bool:
+    """Whether the files at ``path`` show the same figure.
+
+    It is from results of the same names, all its numbers are equal to 1 % (or 0.01), and its picture differs
+    by less than two grey levels on average (root of the mean square). Networks that were trained on another
+    processor differ by less, and so leave the work tree clean. A missing or damaged file is never the same.
+    """
+    files = [path.with_suffix(f".{kind}") for kind in (*_METADATA, "json")]
+    try:
+        before = json.loads(files[-1].read_text(encoding="utf-8"))
+        picture = image.imread(files[0])
+        if not (files[1].stat().st_size and _near(_seen(before), _seen(sidecar))):
+            return False
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError):  # missing or damaged: written anew
+        return False
+    drawn = io.BytesIO()
+    with styled():
+        figure.savefig(drawn, format="png", metadata=_METADATA["png"])
+    drawn.seek(0)
+    now = image.imread(drawn)
+    return now.shape == picture.shape and float(np.sqrt(np.mean((now - picture) ** 2))) < _GREY_LEVELS
+
+
+def _seen(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """The part of a sidecar that says what is drawn: not the checksums and versions."""
+    sources = [source["path"] for source in sidecar["sources"]]
+    return {key: sidecar[key] for key in ("name", "profile", "notebook", "data")} | {"sources": sources}
+
+
+def _near(first: Any, second: Any) -> bool:
+    """Equal, but for numbers that differ by at most the tolerance."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_near(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_near, first, second))
+    numbers = (int, float)
+    if isinstance(first, numbers) and isinstance(second, numbers) and not isinstance(first, bool):
+        return bool(np.isclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True))
+    return bool(first == second)
 
 
 def _source(source: runs.Record | str | os.PathLike[str]) -> dict[str, str]:

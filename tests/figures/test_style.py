@@ -51,6 +51,8 @@ def test_two_calls_and_two_processes_give_the_same_bytes(folders: Path) -> None:
     first = [path.read_bytes() for path in written]
     assert first[0].startswith(b"\x89PNG") and first[1].startswith(b"%PDF")
     assert b"matplotlib" not in first[0] and b"CreationDate" not in first[1]
+    for path in written:
+        path.unlink()
     figures.save_figure(draw(), "demo", profile="quick", data={"y": np.array([3.2, np.nan])})
     assert [path.read_bytes() for path in written] == first
 
@@ -67,6 +69,32 @@ def test_two_calls_and_two_processes_give_the_same_bytes(folders: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
     other = folders / "figures" / "paper"
     assert [(other / f"demo.{kind}").read_bytes() for kind in ("png", "pdf")] == first[:2]
+
+
+def test_a_figure_is_written_anew_only_where_it_changed(folders: Path) -> None:
+    def save(height: float, drawn: Figure | None = None) -> list[bytes]:
+        data = {"y": [height, np.nan], "name": "ours"}
+        written = figures.save_figure(drawn or draw(), "demo", profile="quick", data=data)
+        return [path.read_bytes() for path in written]
+
+    first = save(3.2)
+    assert save(3.21) == first  # 0.3 %
+    assert save(3.5)[2] != first[2]  # 9 %
+    other = draw()
+    other.axes[0].plot([1, 2, 3], [1.0, 3.0, 2.0], lw=8)
+    assert save(3.5, other)[0] != first[0]  # the same numbers, another picture
+    assert save(3.2) == first
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "json"])
+@pytest.mark.parametrize("content", [None, b"", b"torn"])
+def test_a_missing_or_damaged_figure_is_written_anew(folders: Path, kind: str, content: bytes | None) -> None:
+    written = figures.save_figure(draw(), "demo", profile="quick")
+    whole = [path.read_bytes() for path in written]
+    path = next(path for path in written if path.suffix == f".{kind}")
+    path.unlink() if content is None else path.write_bytes(content)
+    if (kind, content) != ("pdf", b"torn"):  # nothing reads the pdf
+        assert [path.read_bytes() for path in figures.save_figure(draw(), "demo", profile="quick")] == whole
 
 
 def test_the_sidecar_says_where_the_figure_came_from(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
