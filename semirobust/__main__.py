@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "--jobs", type=int, default=1, metavar="N", help="so many side by side (default: 1)"
     )
     campaign.add_argument("--hours", type=float, metavar="H", help="stop after so many hours")
+    campaign.add_argument("--foreground", action="store_true", help="at normal priority (default: lowest)")
     campaign.add_argument("--list", action="store_true", help="run nothing; a line for each job")
     campaign.add_argument("--job", help=argparse.SUPPRESS)  # how the queue calls one of its processes
     campaign.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
@@ -69,9 +70,9 @@ def campaign(options: argparse.Namespace) -> int:
     from semirobust import campaign as package
 
     if options.job:
-        package.run_job(options.job, options.profile, options.parent, say)
+        package.run_job(options.job, options.profile, options.parent, say, foreground=options.foreground)
         return 0
-    queue = package.Queue(options.profile, options.jobs, options.hours, say)
+    queue = package.Queue(options.profile, options.jobs, options.hours, options.foreground, say)
     every = package.jobs(options.profile)
     wanted = [job for job in every if options.only in f"{job.key} {job.kind}"]
     if not wanted:

@@ -25,13 +25,15 @@ class Queue:
 
     ``side_by_side``: how many at a time, each on one thread (None: one per core; two threads of one job get
     less done than two jobs, and next to nothing beside other work). ``hours``: stop after so many (None: run
-    until nothing is left). Whatever is cut off goes on from its last part the next time. A job
-    that fails does not stop the others; those that need it wait.
+    until nothing is left). ``foreground``: at normal priority, as on a machine of its own; else at the
+    lowest. Whatever is cut off goes on from its last part the next time. A job that fails does not stop the
+    others; those that need it wait.
     """
 
     profile: str
     side_by_side: int | None = None
     hours: float | None = None
+    foreground: bool = False
     say: runs.Say = print
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -59,7 +61,7 @@ class Queue:
                         break
                     if job.key not in (done | running.keys() | self.failed.keys()) and set(job.needs) <= done:
                         self.say(f"{job.key}: starts ({job.kind})")
-                        running[job.key] = _Worker.start(job.key, self.profile)
+                        running[job.key] = _Worker.start(job.key, self.profile, self.foreground)
                 if not running:
                     break
                 self._wait(running, end)
@@ -98,10 +100,11 @@ class _Worker:
     began: float
 
     @classmethod
-    def start(cls, key: str, profile: str) -> _Worker:
+    def start(cls, key: str, profile: str, foreground: bool) -> _Worker:
         log = paths.cache_root() / "campaign" / f"{key.replace('/', '-')}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "semirobust", "campaign", "--profile", profile, "--job", key]
+        command += ["--foreground"] if foreground else []
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [*command, "--parent", str(os.getpid())],
@@ -125,14 +128,15 @@ class _Worker:
         return lines[-1] if lines else f"no output, exit status {self.process.returncode}"
 
 
-def run_job(key: str, profile: str, parent: int, say: runs.Say) -> None:
-    """Run one job in this process, at the lowest priority, with a line to ``say`` for each part. Stops when
-    the process ``parent`` is gone. Raises ``UsageError`` for an unknown key."""
+def run_job(key: str, profile: str, parent: int, say: runs.Say, *, foreground: bool = False) -> None:
+    """Run one job in this process, with a line to ``say`` for each part. Stops when the process ``parent`` is
+    gone. Raises ``UsageError`` for an unknown key."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    if hasattr(os, "nice"):
-        os.nice(19)
-    with suppress(OSError):  # Linux: nice alone does little between sessions
-        Path("/proc/self/autogroup").write_text("19")
+    if not foreground:
+        if hasattr(os, "nice"):
+            os.nice(19)
+        with suppress(OSError):  # Linux: nice alone does little between sessions
+            Path("/proc/self/autogroup").write_text("19")
     by_key = {job.key: job for job in jobs(profile)}
     if key not in by_key:
         raise paths.unknown("job", key, by_key)
