@@ -46,6 +46,7 @@ for dataset, network, source in product(("cifar10", "cifar100", "digits"), names
     own = [row for row in rows if row["n_fb"] != 8 and "independent" not in row["network"]]
     own = [row for row in own if row["source"].startswith(source) and row["network"].startswith(network)]
     own = [row for row in own if row["dataset"] == dataset and ", seed" not in row["network"]]
+    own = [row for row in own if "mean of" in row["source"]] or own  # over seeds, where there are several
     if own:
         groups.append((f"{names[network]}\n{dataset}\n{source}", own))
 fig, axis = plt.subplots(figsize=(10.4, 3.8), layout="constrained")

@@ -55,7 +55,7 @@ groups = {
     label: {name.removeprefix(start[:-4]): found for name, found in records.items() if name.startswith(start)}
     for label, start in kinds.items()
 }
-groups = {label: group for label, group in groups.items() if group}
+groups = {label: group for label, group in groups.items() if len(group) > 1}  # others are not run yet
 
 # %%
 fig, axes = plt.subplots(2, len(groups), figsize=(9.6, 5.6), squeeze=False, sharex=True, layout="constrained")
@@ -73,8 +73,8 @@ figures.save_figure(fig, "14_figure_3", profile="reference", sources=sources, no
 plt.show()
 
 # %% [markdown]
-# *ResNet-18: width 16 on CIFAR-10, width 8 on digits. Mean over the trials of a pair, and their range where there is
-# more than one. The paper has WideResNet-34-10 too; that is not run.*
+# *ResNet-18 of width 8 on digits; CIFAR-10 (width 16) as soon as two pairs are stored. Mean over the trials of
+# a pair, and their range. The paper has WideResNet-34-10 too; that is not run.*
 #
 # ## How much of the spread is the pair, and how much the trial?
 #
