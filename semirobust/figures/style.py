@@ -86,7 +86,10 @@ def save_figure(
     sidecar = json.loads(text)
     folder = paths.figures_root() / profile
     if _same(figure, folder / name, sidecar):
-        return [(folder / name).with_suffix(f".{kind}") for kind in (*_METADATA, "json")]
+        kept = [(folder / name).with_suffix(f".{kind}") for kind in (*_METADATA, "json")]
+        for path in kept:
+            os.utime(path)  # made by this run too, as far as a run of notebooks can see
+        return kept
     with styled():
         written = [
             runs.write_atomic(
