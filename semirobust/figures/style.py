@@ -57,6 +57,7 @@ def save_figure(
     name: str,
     *,
     profile: str,
+    alt: str | None = None,
     sources: Iterable[runs.Record | str | os.PathLike[str]] = (),
     data: Any = None,
     notebook: str | None = None,
@@ -65,7 +66,8 @@ def save_figure(
     paths. They stay as they are where nothing that a reader can see has changed (see `_same`).
 
     The JSON says which result files the figure was drawn from (`sources`: records or paths, with their
-    sha256), the numbers it shows (`data`: whatever JSON can hold), the notebook and the versions. Nothing
+    sha256), the numbers it shows (`data`: whatever JSON can hold), the alternative text (`alt`: one or two
+    sentences that say what a reader who cannot see the picture needs), the notebook and the versions. Nothing
     in the three files depends on the time, the commit or the machine's folders: the same numbers and
     versions give the same bytes. Raises ValueError for an unknown profile or a bad name, FileNotFoundError
     for a missing source and OSError for a folder that cannot be written, all before anything is written.
@@ -78,6 +80,7 @@ def save_figure(
         "name": name,
         "profile": profile,
         "notebook": notebook,
+        "alt": alt,
         "sources": [_source(source) for source in sources],
         "data": data,
         "versions": {name: version and version.partition("+")[0] for name, version in made_with.items()},
@@ -130,7 +133,8 @@ def _same(figure: Figure, path: Path, sidecar: dict[str, Any]) -> bool:
 def _seen(sidecar: dict[str, Any]) -> dict[str, Any]:
     """The part of a sidecar that says what is drawn: not the checksums and versions."""
     sources = [source["path"] for source in sidecar["sources"]]
-    return {key: sidecar[key] for key in ("name", "profile", "notebook", "data")} | {"sources": sources}
+    said = {key: sidecar.get(key) for key in ("name", "profile", "notebook", "alt", "data")}
+    return said | {"sources": sources}
 
 
 def _near(first: Any, second: Any) -> bool:
